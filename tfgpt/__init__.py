@@ -1,0 +1,97 @@
+"""tfgpt: GPT and the Transformer for Keras 3, written to be read.
+
+Importing tfgpt needs keras, numpy and one Keras backend. Modules that need more
+(plotting: matplotlib; tokenizers: the `tokenizers` library) load it when used.
+"""
+
+import keras
+
+from tfgpt import (
+    attention,
+    checks,
+    data,
+    generation,
+    gpt,
+    layers,
+    losses,
+    masks,
+    plotting,
+    positional,
+    tokenizers,
+    training,
+    transformer,
+)
+from tfgpt.attention import MultiHeadAttention, scaled_dot_product_attention
+from tfgpt.generation import generate
+from tfgpt.gpt import GPT
+from tfgpt.layers import DecoderLayer, EncoderLayer, FeedForward
+from tfgpt.losses import bits_per_byte, masked_accuracy, masked_loss, perplexity
+from tfgpt.masks import causal_mask, combine_masks, create_masks, padding_mask
+from tfgpt.positional import PositionalEmbedding, apply_rotary, get_angles, positional_encoding
+from tfgpt.tokenizers import BPETokenizer, CharTokenizer
+from tfgpt.training import WarmupSchedule, evaluate, make_train_step, train
+from tfgpt.transformer import Decoder, Encoder, Transformer
+
+__version__ = "0.1.0"
+
+
+def set_seed(seed):
+    """Seed Python, NumPy and the backend: two seeded CPU runs are identical.
+
+    Call it before layers are made: their initial values are drawn then.
+
+    Args:
+        seed: int >= 0.
+
+    Raises:
+        ValueError: if seed is not an integer >= 0.
+    """
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise ValueError(f"seed must be an integer >= 0, got {seed!r}.")
+    keras.utils.set_random_seed(seed)
+
+
+__all__ = [
+    "BPETokenizer",
+    "CharTokenizer",
+    "Decoder",
+    "DecoderLayer",
+    "Encoder",
+    "EncoderLayer",
+    "FeedForward",
+    "GPT",
+    "MultiHeadAttention",
+    "PositionalEmbedding",
+    "Transformer",
+    "WarmupSchedule",
+    "apply_rotary",
+    "attention",
+    "bits_per_byte",
+    "causal_mask",
+    "checks",
+    "combine_masks",
+    "create_masks",
+    "data",
+    "evaluate",
+    "generate",
+    "generation",
+    "get_angles",
+    "gpt",
+    "layers",
+    "losses",
+    "make_train_step",
+    "masked_accuracy",
+    "masked_loss",
+    "masks",
+    "padding_mask",
+    "perplexity",
+    "plotting",
+    "positional",
+    "positional_encoding",
+    "scaled_dot_product_attention",
+    "set_seed",
+    "tokenizers",
+    "train",
+    "training",
+    "transformer",
+]

@@ -1,0 +1,301 @@
+"""Attention, written by hand: the formula and the multi-head layer.
+
+Shape letters: B batch, T query length, S key length, H heads, D model width,
+K head width. Built step by step in notebooks 01 and 04.
+"""
+
+import math
+
+import keras
+from keras import ops
+
+from tfgpt.masks import MaskedLayer, check_broadcastable, check_mask
+from tfgpt.positional import apply_rotary
+from tfgpt.validation import check_positive, check_rate
+
+# A masked score. Finite, so that a fully masked row gives no NaN (-inf - -inf);
+# far below any real score in float32, in which the softmax is computed.
+MASKED_SCORE = -1e9
+
+
+def scaled_dot_product_attention(query, key, value, mask=None):
+    """Compute softmax(query key^T / sqrt(K)) value.
+
+    Scores and softmax are float32 for every input dtype. A query whose keys are
+    all masked gets weights 0 and output 0.
+
+    Args:
+        query: float tensor (..., T, K).
+        key: float tensor (..., S, K).
+        value: float tensor (..., S, V).
+        mask: bool tensor, broadcastable to (..., T, S), True = may attend.
+
+    Returns:
+        output: (..., T, V), dtype of `value`.
+        weights: float32 (..., T, S), each row sums to 1 (or to 0 if fully masked).
+
+    Raises:
+        TypeError: if the mask is not boolean.
+        ValueError: if widths or lengths do not fit, or the mask does not broadcast.
+
+    Example:
+        >>> import numpy as np
+        >>> x = np.eye(2, dtype="float32")[None]
+        >>> output, weights = scaled_dot_product_attention(x, x, x)
+        >>> np.array(weights)[0].round(2).tolist()  # row 0: exp(0.71) / (exp(0.71) + 1)
+        [[0.67, 0.33], [0.33, 0.67]]
+
+    Source: "Attention Is All You Need", equation 1.
+    """
+    query, key, value = (ops.convert_to_tensor(x) for x in (query, key, value))
+    scores = attention_scores(query, key)
+    weights = masked_softmax(scores, mask)
+    return weighted_sum(weights, value), weights
+
+
+def attention_scores(query, key):
+    """Compute query key^T / sqrt(K) in float32.
+
+    Args:
+        query: float tensor (..., T, K).
+        key: float tensor (..., S, K).
+
+    Returns:
+        float32 tensor (..., T, S).
+
+    Raises:
+        ValueError: if the last sizes differ.
+    """
+    head_dim = query.shape[-1]
+    if key.shape[-1] != head_dim:
+        raise ValueError(
+            f"key must have the width of query, {head_dim}, got shape {tuple(key.shape)}."
+        )
+    # Scaling the query costs T x K products, scaling the scores T x S.
+    query = query * ops.cast(1 / math.sqrt(head_dim), query.dtype)
+    # (..., T, K) x (..., K, S) -> (..., T, S)
+    return ops.cast(ops.matmul(query, ops.swapaxes(key, -1, -2)), "float32")
+
+
+def masked_softmax(scores, mask=None):
+    """Turn scores into weights that sum to 1 over the allowed keys.
+
+    Args:
+        scores: float32 tensor (..., T, S).
+        mask: bool tensor, broadcastable to `scores`, True = may attend.
+
+    Returns:
+        float32 tensor (..., T, S). A row with no allowed key is all zeros.
+
+    Raises:
+        TypeError: if the mask is not boolean.
+        ValueError: if the mask does not broadcast to `scores`.
+    """
+    if mask is None:
+        return ops.softmax(scores, axis=-1)
+    mask = check_mask(mask)
+    check_broadcastable("mask", mask.shape, scores.shape)
+    if len(mask.shape) == 3 and len(scores.shape) == 4 and mask.shape[0] != 1:
+        raise ValueError(
+            f"mask must have rank 2 (T, S) or 4 (B, H, T, S), got shape {tuple(mask.shape)}: "
+            "write mask[:, None] for one mask per sequence, mask[None] for one per head."
+        )
+    weights = ops.softmax(ops.where(mask, scores, MASKED_SCORE), axis=-1)
+    return ops.where(mask, weights, 0.0)
+
+
+def weighted_sum(weights, value):
+    """Average the values with the attention weights.
+
+    Args:
+        weights: float32 tensor (..., T, S).
+        value: float tensor (..., S, V).
+
+    Returns:
+        tensor (..., T, V), dtype of `value`.
+
+    Raises:
+        ValueError: if the key lengths differ.
+    """
+    lengths = weights.shape[-1], value.shape[-2]
+    if None not in lengths and lengths[0] != lengths[1]:
+        raise ValueError(
+            f"value must have one row per key, {lengths[0]}, got shape {tuple(value.shape)}."
+        )
+    # (..., T, S) x (..., S, V) -> (..., T, V)
+    return ops.matmul(ops.cast(weights, value.dtype), value)
+
+
+def attention_weights_spec(num_heads, query, key):
+    """Describe the weights (B, H, T, S) for a model that is built symbolically."""
+    batch, query_length = query.shape[:2]
+    return keras.KerasTensor((batch, num_heads, query_length, key.shape[1]), dtype="float32")
+
+
+@keras.saving.register_keras_serializable("tfgpt")
+class MultiHeadAttention(MaskedLayer):
+    """Attend with several heads, each on its own slice of the features.
+
+    The features are split, not the sequence: head_dim = d_model / num_heads, so
+    the layer has 4 d_model^2 weights (and 4 d_model biases) for any num_heads.
+    `mask` is boolean, True = may attend, broadcastable to (B, H, T, S).
+    `training=True` turns on dropout of the attention weights. Projections run in
+    the compute dtype, scores and softmax in float32.
+
+    Call: layer(query, key=None, value=None, mask=None,
+    return_attention_weights=False). `key` defaults to `query` (self-attention),
+    `value` to `key`. The order is query, key, value; Keras's own layer takes
+    query, value, key.
+
+    Args:
+        num_heads: int >= 1, H.
+        d_model: int, D, a multiple of num_heads; the width of the output.
+        dropout: float in [0, 1), the share of attention weights dropped.
+        use_bias: bool, add a bias to the four projections.
+        rotary: bool, rotate queries and keys by their position (self-attention
+            only; head_dim must be even).
+        kernel_initializer: initial values of the query, key and value kernels.
+        output_initializer: initial values of the output kernel; default: the
+            same as kernel_initializer.
+
+    Returns:
+        output (B, T, D); with return_attention_weights=True also the weights,
+        float32 (B, H, T, S), before dropout.
+
+    Raises:
+        ValueError: if num_heads does not divide d_model, a rate is outside
+            [0, 1), or rotary is used with another sequence as key.
+        TypeError: if the mask is not boolean.
+
+    Example:
+        >>> x = keras.random.normal((2, 5, 8))
+        >>> output, weights = MultiHeadAttention(2, 8)(x, return_attention_weights=True)
+        >>> tuple(output.shape), tuple(weights.shape)
+        ((2, 5, 8), (2, 2, 5, 5))
+
+    Source: "Attention Is All You Need", section 3.2.2; notebook 04.
+    """
+
+    def __init__(
+        self,
+        num_heads,
+        d_model,
+        dropout=0.0,
+        use_bias=True,
+        *,
+        rotary=False,
+        kernel_initializer="glorot_uniform",
+        output_initializer=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        check_positive("num_heads", num_heads)
+        check_positive("d_model", d_model)
+        check_rate("dropout", dropout)
+        if d_model % num_heads:
+            raise ValueError(
+                f"num_heads must divide d_model, got num_heads={num_heads}, d_model={d_model}."
+            )
+        if rotary and (d_model // num_heads) % 2:
+            raise ValueError(
+                f"rotary needs an even head_dim, got d_model / num_heads = {d_model // num_heads}."
+            )
+        self.num_heads = num_heads
+        self.d_model = d_model
+        self.head_dim = d_model // num_heads
+        self.dropout = dropout
+        self.use_bias = use_bias
+        self.rotary = rotary
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.output_initializer = keras.initializers.get(output_initializer)
+
+        def projection(name, initializer):
+            return keras.layers.Dense(
+                d_model,
+                use_bias=use_bias,
+                # Each kernel draws its own numbers, also from an initializer with a seed.
+                kernel_initializer=initializer.clone(),
+                dtype=self.dtype_policy,
+                name=name,
+            )
+
+        self.query_projection = projection("query", self.kernel_initializer)
+        self.key_projection = projection("key", self.kernel_initializer)
+        self.value_projection = projection("value", self.kernel_initializer)
+        self.output_projection = projection(
+            "output", self.output_initializer or self.kernel_initializer
+        )
+        self.weights_dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
+
+    def build(self, query_shape, key_shape=None, value_shape=None):
+        key_shape = key_shape or query_shape
+        self.query_projection.build(query_shape)
+        self.key_projection.build(key_shape)
+        self.value_projection.build(value_shape or key_shape)
+        self.output_projection.build((*query_shape[:-1], self.d_model))
+
+    def call(
+        self,
+        query,
+        key=None,
+        value=None,
+        mask=None,
+        return_attention_weights=False,
+        training=None,
+    ):
+        if self.rotary and not (key is None or key is query):
+            raise ValueError("rotary positions need key=None: they compare places in one sequence.")
+        key = query if key is None else key
+        value = key if value is None else value
+
+        query = self.split_heads(self.query_projection(query))  # (B, T, D) -> (B, H, T, K)
+        key = self.split_heads(self.key_projection(key))  # (B, S, D) -> (B, H, S, K)
+        value = self.split_heads(self.value_projection(value))  # (B, S, D) -> (B, H, S, K)
+        if self.rotary:
+            query, key = apply_rotary(query), apply_rotary(key)
+
+        weights = masked_softmax(attention_scores(query, key), mask)  # (B, H, T, S)
+        dropped = self.weights_dropout(weights, training=training)
+        heads = weighted_sum(dropped, value)  # (B, H, T, K)
+        output = self.output_projection(self.merge_heads(heads))  # (B, H, T, K) -> (B, T, D)
+        return (output, weights) if return_attention_weights else output
+
+    def split_heads(self, x):
+        """Cut the features into heads: (B, T, D) -> (B, H, T, K)."""
+        batch, length = ops.shape(x)[:2]
+        x = ops.reshape(x, (batch, length, self.num_heads, self.head_dim))
+        return ops.transpose(x, (0, 2, 1, 3))
+
+    def merge_heads(self, x):
+        """Put the heads side by side again: (B, H, T, K) -> (B, T, D)."""
+        batch, _, length, _ = ops.shape(x)
+        return ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (batch, length, self.d_model))
+
+    def compute_output_shape(self, query_shape, key_shape=None, value_shape=None):
+        return (*query_shape[:-1], self.d_model)
+
+    def compute_output_spec(
+        self,
+        query,
+        key=None,
+        value=None,
+        mask=None,
+        return_attention_weights=False,
+        training=None,
+    ):
+        key = query if key is None else key
+        output = keras.KerasTensor((*query.shape[:-1], self.d_model), dtype=self.compute_dtype)
+        weights = attention_weights_spec(self.num_heads, query, key)
+        return (output, weights) if return_attention_weights else output
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "d_model": self.d_model,
+            "dropout": self.dropout,
+            "use_bias": self.use_bias,
+            "rotary": self.rotary,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "output_initializer": keras.initializers.serialize(self.output_initializer),
+        }

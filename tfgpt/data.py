@@ -1,0 +1,207 @@
+"""Text in, training examples out.
+
+Bundled corpora and any UTF-8 file of your own, as text, as NumPy arrays of
+(inputs, targets) for every backend, and as tf.data. Nothing is downloaded.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from tfgpt.validation import check_positive
+
+DATA_FOLDER = Path(__file__).resolve().parent.parent / "data"
+CORPORA = ("shakespeare", "chinese_poems")
+
+
+def load_text(corpus):
+    """Read a bundled corpus or a UTF-8 text file.
+
+    Windows line ends become "\\n"; a byte order mark at the start is dropped.
+
+    Args:
+        corpus: "shakespeare", "chinese_poems", or the path of a file.
+
+    Returns:
+        str, not empty.
+
+    Raises:
+        FileNotFoundError: if there is no such corpus or file.
+        ValueError: if the file is empty, a folder, or not UTF-8.
+
+    Example:
+        >>> load_text("shakespeare")[:14]
+        'First Citizen:'
+    """
+    path = DATA_FOLDER / f"{corpus}.txt" if corpus in CORPORA else Path(corpus)
+    if path.is_dir():
+        raise ValueError(f"corpus must be a text file, got the folder {str(path)!r}.")
+    if not path.exists():
+        raise FileNotFoundError(
+            f"corpus must be one of {', '.join(CORPORA)} or the path of a file that exists, "
+            f"got {str(corpus)!r}."
+        )
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"corpus must be UTF-8 text, got {str(path)!r} with the byte "
+            f"0x{error.object[error.start]:02x} at offset {error.start}. "
+            "Save it as UTF-8 in your editor first."
+        ) from error
+    if not text.strip():
+        raise ValueError(f"corpus must not be empty, got {str(path)!r} without any text.")
+    return text
+
+
+def split_held_out(token_ids, share=0.1):
+    """Keep the last part of a corpus for validation.
+
+    Args:
+        token_ids: int array (N,), or any sequence.
+        share: float in (0, 1), the part that is held out.
+
+    Returns:
+        training and held-out parts, in order; they do not overlap.
+
+    Raises:
+        ValueError: if share is outside (0, 1).
+
+    Example:
+        >>> split_held_out([1, 2, 3, 4], share=0.25)
+        ([1, 2, 3], [4])
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"share must be in (0, 1), got {share!r}.")
+    cut = len(token_ids) - round(len(token_ids) * share)
+    return token_ids[:cut], token_ids[cut:]
+
+
+def shift(token_ids):
+    """Pair each token with the next one: the targets of next-token prediction.
+
+    Args:
+        token_ids: int array or tensor (..., T + 1).
+
+    Returns:
+        inputs (..., T), all but the last token, and targets (..., T), all but the first.
+
+    Example:
+        >>> inputs, targets = shift(np.array([5, 6, 7]))
+        >>> inputs.tolist(), targets.tolist()
+        ([5, 6], [6, 7])
+    """
+    return token_ids[..., :-1], token_ids[..., 1:]
+
+
+def windows(token_ids, context_length):
+    """Cut a corpus into windows side by side, so that each target counts once.
+
+    For evaluation, and for `fit` on any backend. The last window is dropped if
+    it is not full.
+
+    Args:
+        token_ids: int array (N,), N > context_length.
+        context_length: int >= 1, T.
+
+    Returns:
+        inputs and targets, int32 arrays ((N - 1) // T, T).
+
+    Raises:
+        ValueError: if the corpus is not longer than the context.
+
+    Example:
+        >>> inputs, targets = windows(np.arange(7), context_length=3)
+        >>> inputs.tolist(), targets.tolist()
+        ([[0, 1, 2], [3, 4, 5]], [[1, 2, 3], [4, 5, 6]])
+    """
+    token_ids = check_corpus(token_ids, context_length)
+    count = (len(token_ids) - 1) // context_length
+    inputs, targets = shift(token_ids[: count * context_length + 1])
+    return inputs.reshape(count, context_length), targets.reshape(count, context_length)
+
+
+def random_batches(token_ids, context_length, batch_size, seed=0):
+    """Draw random windows of a corpus, without end, as a tf.data pipeline.
+
+    Batch i depends on `seed` and i only: after `skip(i)` training goes on with
+    the batches that would have come.
+
+    Args:
+        token_ids: int array (N,), N > context_length.
+        context_length: int >= 1, T.
+        batch_size: int >= 1, B.
+        seed: int.
+
+    Returns:
+        tf.data.Dataset of (inputs, targets), int32 (B, T) each.
+
+    Raises:
+        ValueError: if the corpus is not longer than the context, or a size is below 1.
+
+    Example:
+        >>> dataset = random_batches(np.arange(100), context_length=8, batch_size=4)
+        >>> inputs, targets = next(iter(dataset))
+        >>> bool((inputs[:, 1:] == targets[:, :-1]).numpy().all())
+        True
+    """
+    import tensorflow as tf
+
+    check_positive("batch_size", batch_size)
+    corpus = tf.constant(check_corpus(token_ids, context_length))
+    places = tf.range(context_length + 1)
+
+    def draw(index):
+        starts = tf.random.stateless_uniform(
+            (batch_size, 1),
+            seed=tf.stack([tf.constant(seed, tf.int64), index]),
+            maxval=len(token_ids) - context_length,
+            dtype=tf.int32,
+        )
+        examples = tf.gather(corpus, starts + places)  # (B, 1) + (T + 1,) -> (B, T + 1)
+        return shift(examples)
+
+    return tf.data.Dataset.counter().map(draw, num_parallel_calls=1).prefetch(tf.data.AUTOTUNE)
+
+
+def window_batches(token_ids, context_length, batch_size):
+    """Batch the windows of `windows`: one full pass over a corpus as tf.data.
+
+    Every batch has the same shape, so nothing is traced twice: the last batch is
+    filled with rows of padding (id 0), which the losses do not count.
+
+    Args:
+        token_ids: int array (N,), N > context_length.
+        context_length: int >= 1, T.
+        batch_size: int >= 1, B.
+
+    Returns:
+        tf.data.Dataset of (inputs, targets), int32 (B, T) each.
+
+    Raises:
+        ValueError: if the corpus is not longer than the context, or a size is below 1.
+    """
+    import tensorflow as tf
+
+    check_positive("batch_size", batch_size)
+    inputs, targets = windows(token_ids, context_length)
+    fill = ((0, -len(inputs) % batch_size), (0, 0))
+    pairs = np.pad(inputs, fill), np.pad(targets, fill)
+    return tf.data.Dataset.from_tensor_slices(pairs).batch(batch_size)
+
+
+def check_corpus(token_ids, context_length):
+    """Return the corpus as an int32 array; raise if no window fits into it."""
+    check_positive("context_length", context_length)
+    token_ids = np.asarray(token_ids)
+    if token_ids.ndim != 1 or token_ids.dtype.kind not in "iu":
+        raise ValueError(
+            "token_ids must be a flat array of integers, got shape "
+            f"{token_ids.shape} and dtype {token_ids.dtype}."
+        )
+    if len(token_ids) <= context_length:
+        raise ValueError(
+            f"token_ids must hold more than context_length={context_length} tokens, "
+            f"got {len(token_ids)}: use a longer text or a shorter context."
+        )
+    return token_ids.astype("int32")

@@ -1,0 +1,220 @@
+"""GPT: a stack of decoder layers that predicts the next token.
+
+Decoder-only: no encoder and no cross-attention. Shape letters: B batch,
+T length, D model width, H heads, V vocabulary. Built in notebooks 06 and 09.
+"""
+
+import keras
+from keras import ops
+
+from tfgpt.layers import DecoderLayer
+from tfgpt.masks import causal_mask, combine_masks, padding_mask
+from tfgpt.positional import PositionalEmbedding
+from tfgpt.validation import check_choice, check_positive, check_rate, check_token_ids
+
+# GPT-2's initial standard deviation of every kernel and embedding.
+INITIAL_STDDEV = 0.02
+
+
+@keras.saving.register_keras_serializable("tfgpt")
+class GPT(keras.Model):
+    """Predict the next token at every position, seeing only earlier ones.
+
+    The causal mask is built in; `mask` can hide more. With `pad_id`, padded keys
+    are hidden too. `training=True` turns on dropout. Under a mixed dtype policy
+    softmax, norm statistics and the returned logits are float32.
+
+    Call: model(token_ids, mask=None, return_attention_weights=False).
+
+    Args:
+        vocab_size: int, V.
+        context_length: int, the longest input; with learned or sinusoidal
+            positions also the length of the position table.
+        num_layers: int, L.
+        d_model: int, D, a multiple of num_heads.
+        num_heads: int, H.
+        dff: int, inner width of the feed-forward network; default: 4 D.
+        dropout: float in [0, 1).
+        tie_embeddings: bool, use the embedding table as output kernel too.
+        positions: "learned" (GPT-2), "sinusoidal" or "rotary".
+        norm_first: bool, True: pre-norm (GPT-2); False: post-norm (GPT-1).
+        activation: name or callable, used in the feed-forward network.
+        use_bias: bool, biases of all projections.
+        norm_epsilon: float > 0, added to the variance.
+        pad_id: int or None, an id whose keys are hidden.
+
+    Returns:
+        logits, float32 (B, T, V); with return_attention_weights=True also a dict
+        {"decoder/0/self": float32 (B, H, T, T), ...}.
+
+    Raises:
+        TypeError: if ids are not integers or the mask is not boolean.
+        ValueError: if an argument is outside its range, an id is outside [0, V),
+            or the input is longer than context_length.
+
+    Example:
+        >>> import numpy as np
+        >>> model = GPT(vocab_size=10, context_length=8, num_layers=2, d_model=16, num_heads=4)
+        >>> tuple(model(np.array([[1, 2, 3]])).shape)
+        (1, 3, 10)
+
+    Source: Radford et al., "Language Models are Unsupervised Multitask Learners"
+    (GPT-2, 2019), section 2.3; notebook 06.
+    """
+
+    def __init__(
+        self,
+        vocab_size,
+        context_length,
+        num_layers,
+        d_model,
+        num_heads,
+        dff=None,
+        dropout=0.0,
+        tie_embeddings=True,
+        *,
+        positions="learned",
+        norm_first=True,
+        activation="gelu",
+        use_bias=True,
+        norm_epsilon=1e-5,
+        pad_id=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        for name, value in (
+            ("vocab_size", vocab_size),
+            ("context_length", context_length),
+            ("num_layers", num_layers),
+            ("d_model", d_model),
+            ("num_heads", num_heads),
+        ):
+            check_positive(name, value)
+        check_rate("dropout", dropout)
+        check_choice("positions", positions, ("learned", "sinusoidal", "rotary"))
+        self.vocab_size = vocab_size
+        self.context_length = context_length
+        self.num_layers = num_layers
+        self.d_model = d_model
+        self.num_heads = num_heads
+        self.dff = 4 * d_model if dff is None else dff
+        self.dropout = dropout
+        self.tie_embeddings = tie_embeddings
+        self.positions = positions
+        self.norm_first = norm_first
+        self.activation = keras.activations.get(activation)
+        self.use_bias = use_bias
+        self.norm_epsilon = norm_epsilon
+        self.pad_id = pad_id
+
+        self.embedding = PositionalEmbedding(
+            vocab_size,
+            d_model,
+            context_length,
+            positions=None if positions == "rotary" else positions,
+            scale=False,
+            dropout=dropout,
+            embeddings_initializer=keras.initializers.RandomNormal(stddev=INITIAL_STDDEV),
+            dtype=self.dtype_policy,
+            name="embedding",
+        )
+        self.decoder_layers = [self.make_layer(index) for index in range(num_layers)]
+        self.final_norm = keras.layers.LayerNormalization(
+            epsilon=norm_epsilon, dtype=self.dtype_policy, name="final_norm"
+        )
+        if not tie_embeddings:
+            self.output_projection = keras.layers.Dense(
+                vocab_size,
+                use_bias=False,
+                kernel_initializer=keras.initializers.RandomNormal(stddev=INITIAL_STDDEV),
+                dtype=self.dtype_policy,
+                name="output",
+            )
+        # Every shape is known: optimizers, summaries and weight files need no first call.
+        self.build((None, context_length))
+
+    def make_layer(self, index):
+        """Make one block: a decoder layer without cross-attention."""
+        # 2 L sublayers add to the residual stream: with kernels smaller by
+        # sqrt(2 L) its variance stays the same for any depth (GPT-2, section 2.3).
+        output_stddev = INITIAL_STDDEV / (2 * self.num_layers) ** 0.5
+        return DecoderLayer(
+            self.d_model,
+            self.num_heads,
+            self.dff,
+            dropout=self.dropout,
+            norm_first=self.norm_first,
+            activation=self.activation,
+            cross_attention=False,
+            use_bias=self.use_bias,
+            rotary=self.positions == "rotary",
+            norm_epsilon=self.norm_epsilon,
+            kernel_initializer=keras.initializers.RandomNormal(stddev=INITIAL_STDDEV),
+            output_initializer=keras.initializers.RandomNormal(stddev=output_stddev),
+            dtype=self.dtype_policy,
+            name=f"decoder_{index}",
+        )
+
+    def build(self, token_ids_shape=None):
+        if self.built:
+            return
+        hidden_shape = (None, None, self.d_model)
+        self.embedding.build(token_ids_shape)
+        for layer in self.decoder_layers:
+            layer.build(hidden_shape)
+        self.final_norm.build(hidden_shape)
+        if not self.tie_embeddings:
+            self.output_projection.build(hidden_shape)
+
+    def call(self, token_ids, mask=None, return_attention_weights=False, training=None):
+        length = token_ids.shape[1]
+        if length is not None and length > self.context_length:
+            raise ValueError(
+                f"token_ids must have at most context_length={self.context_length} positions, "
+                f"got {length}."
+            )
+        mask = combine_masks(mask, self.own_mask(token_ids))
+        x = self.embedding(token_ids, training=training)  # (B, T) -> (B, T, D)
+        weights = {}
+        for index, layer in enumerate(self.decoder_layers):
+            x, layer_weights = layer(x, mask=mask, return_attention_weights=True, training=training)
+            weights[f"decoder/{index}/self"] = layer_weights["self"]
+        logits = self.logits(self.final_norm(x))  # (B, T, D) -> (B, T, V)
+        return (logits, weights) if return_attention_weights else logits
+
+    def check_ids(self, token_ids):
+        """Raise unless the ids are integers in [0, V); for use before a compiled step."""
+        check_token_ids("token_ids", token_ids, self.vocab_size)
+
+    def own_mask(self, token_ids):
+        """Hide the future, and padding if there is a pad_id."""
+        future = causal_mask(ops.shape(token_ids)[1])
+        if self.pad_id is None:
+            return future
+        return combine_masks(future, padding_mask(token_ids, self.pad_id))
+
+    def logits(self, hidden):
+        """Score every token of the vocabulary: (B, T, D) -> float32 (B, T, V)."""
+        if self.tie_embeddings:
+            kernel = ops.transpose(ops.cast(self.embedding.embeddings, hidden.dtype))
+            return ops.cast(ops.matmul(hidden, kernel), "float32")
+        return ops.cast(self.output_projection(hidden), "float32")
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "vocab_size": self.vocab_size,
+            "context_length": self.context_length,
+            "num_layers": self.num_layers,
+            "d_model": self.d_model,
+            "num_heads": self.num_heads,
+            "dff": self.dff,
+            "dropout": self.dropout,
+            "tie_embeddings": self.tie_embeddings,
+            "positions": self.positions,
+            "norm_first": self.norm_first,
+            "activation": keras.activations.serialize(self.activation),
+            "use_bias": self.use_bias,
+            "norm_epsilon": self.norm_epsilon,
+            "pad_id": self.pad_id,
+        }

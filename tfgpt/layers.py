@@ -1,0 +1,430 @@
+"""The layers that Transformers are stacked from.
+
+A GPT block is a DecoderLayer without cross-attention. Shape letters: B batch,
+T query length, S key length, H heads, D model width. Built in notebook 05.
+"""
+
+import keras
+from keras import ops
+
+from tfgpt.attention import MultiHeadAttention, attention_weights_spec
+from tfgpt.masks import MaskedLayer
+from tfgpt.validation import check_positive, check_rate
+
+
+@keras.saving.register_keras_serializable("tfgpt")
+def gelu_tanh(x):
+    """Compute GELU by the tanh formula, the form that GPT-2 was trained with.
+
+    Args:
+        x: float tensor of any shape.
+
+    Returns:
+        tensor of the same shape and dtype.
+
+    Source: Hendrycks and Gimpel, "Gaussian Error Linear Units" (2016), section 2.
+    """
+    return ops.gelu(x, approximate=True)
+
+
+@keras.saving.register_keras_serializable("tfgpt")
+class FeedForward(keras.layers.Layer):
+    """Transform each position by itself: activation(x W1 + b1) W2 + b2.
+
+    `training=True` turns on dropout after the activation. Both products run in
+    the compute dtype. No mask: positions do not meet here.
+
+    Call: layer(x).
+
+    Args:
+        d_model: int >= 1, D, the width of the output.
+        dff: int >= 1, the width between the two products.
+        activation: name or callable.
+        dropout: float in [0, 1).
+        use_bias: bool, add b1 and b2.
+        kernel_initializer: initial values of W1.
+        output_initializer: initial values of W2; default: as kernel_initializer.
+
+    Returns:
+        float tensor (B, T, D).
+
+    Raises:
+        ValueError: if an argument is outside its range.
+
+    Example:
+        >>> tuple(FeedForward(8, 32)(keras.random.normal((2, 5, 8))).shape)
+        (2, 5, 8)
+
+    Source: "Attention Is All You Need", equation 2; notebook 05.
+    """
+
+    def __init__(
+        self,
+        d_model,
+        dff,
+        activation="relu",
+        dropout=0.0,
+        *,
+        use_bias=True,
+        kernel_initializer="glorot_uniform",
+        output_initializer=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        check_positive("d_model", d_model)
+        check_positive("dff", dff)
+        check_rate("dropout", dropout)
+        self.d_model = d_model
+        self.dff = dff
+        self.activation = keras.activations.get(activation)
+        self.dropout = dropout
+        self.use_bias = use_bias
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.output_initializer = keras.initializers.get(output_initializer)
+        self.supports_masking = True
+        self.expand = keras.layers.Dense(
+            dff,
+            use_bias=use_bias,
+            activation=self.activation,
+            kernel_initializer=self.kernel_initializer.clone(),
+            dtype=self.dtype_policy,
+            name="expand",
+        )
+        self.hidden_dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
+        self.contract = keras.layers.Dense(
+            d_model,
+            use_bias=use_bias,
+            kernel_initializer=(self.output_initializer or self.kernel_initializer).clone(),
+            dtype=self.dtype_policy,
+            name="contract",
+        )
+
+    def build(self, x_shape):
+        self.expand.build(x_shape)
+        self.contract.build((*x_shape[:-1], self.dff))
+
+    def call(self, x, training=None):
+        hidden = self.expand(x)  # (B, T, D) -> (B, T, dff)
+        hidden = self.hidden_dropout(hidden, training=training)
+        return self.contract(hidden)  # (B, T, dff) -> (B, T, D)
+
+    def compute_output_shape(self, x_shape):
+        return (*x_shape[:-1], self.d_model)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "d_model": self.d_model,
+            "dff": self.dff,
+            "activation": keras.activations.serialize(self.activation),
+            "dropout": self.dropout,
+            "use_bias": self.use_bias,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "output_initializer": keras.initializers.serialize(self.output_initializer),
+        }
+
+
+class ResidualLayer(MaskedLayer):
+    """What encoder and decoder layers share: settings, norms and the residual sum.
+
+    post-norm (the paper):  x = norm(x + sublayer(x))
+    pre-norm  (GPT-2):      x = x + sublayer(norm(x))
+    """
+
+    def __init__(
+        self,
+        d_model,
+        num_heads,
+        dff,
+        dropout=0.1,
+        norm_first=False,
+        activation="relu",
+        *,
+        use_bias=True,
+        rotary=False,
+        norm_epsilon=1e-6,
+        kernel_initializer="glorot_uniform",
+        output_initializer=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        check_positive("d_model", d_model)
+        check_rate("dropout", dropout)
+        self.d_model = d_model
+        self.num_heads = num_heads
+        self.dff = dff
+        self.dropout = dropout
+        self.norm_first = norm_first
+        self.activation = keras.activations.get(activation)
+        self.use_bias = use_bias
+        self.rotary = rotary
+        self.norm_epsilon = norm_epsilon
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.output_initializer = keras.initializers.get(output_initializer)
+        self.self_attention = self.make_attention("self_attention", rotary=rotary)
+        self.self_attention_norm = self.make_norm("self_attention_norm")
+        self.feed_forward = FeedForward(
+            d_model,
+            dff,
+            activation=self.activation,
+            dropout=dropout,
+            name="feed_forward",
+            **self.shared_settings(),
+        )
+        self.feed_forward_norm = self.make_norm("feed_forward_norm")
+        self.residual_dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
+
+    def shared_settings(self):
+        """Settings that attention and feed-forward take alike."""
+        return {
+            "use_bias": self.use_bias,
+            "kernel_initializer": self.kernel_initializer,
+            "output_initializer": self.output_initializer,
+            "dtype": self.dtype_policy,
+        }
+
+    def make_attention(self, name, rotary=False):
+        """Make one attention sublayer."""
+        return MultiHeadAttention(
+            self.num_heads,
+            self.d_model,
+            dropout=self.dropout,
+            rotary=rotary,
+            name=name,
+            **self.shared_settings(),
+        )
+
+    def make_norm(self, name):
+        """Make one layer normalisation; its statistics are float32."""
+        return keras.layers.LayerNormalization(
+            epsilon=self.norm_epsilon, dtype=self.dtype_policy, name=name
+        )
+
+    def build(self, x_shape):
+        # The residual sum needs x to be as wide as the sublayers' outputs.
+        if x_shape[-1] != self.d_model:
+            raise ValueError(f"x must have d_model={self.d_model} features, got {x_shape[-1]}.")
+        self.self_attention.build(x_shape)
+        self.self_attention_norm.build(x_shape)
+        self.feed_forward.build(x_shape)
+        self.feed_forward_norm.build(x_shape)
+
+    def before(self, x, norm):
+        """Return what the sublayer reads."""
+        return norm(x) if self.norm_first else x
+
+    def after(self, x, sublayer_output, norm, training):
+        """Add the sublayer's output to the residual stream."""
+        x = x + self.residual_dropout(sublayer_output, training=training)
+        return x if self.norm_first else norm(x)
+
+    def add_self_attention(self, x, mask, training):
+        """Run the self-attention sublayer; also return its weights (B, H, T, T)."""
+        attended, weights = self.self_attention(
+            self.before(x, self.self_attention_norm),
+            mask=mask,
+            return_attention_weights=True,
+            training=training,
+        )
+        return self.after(x, attended, self.self_attention_norm, training), weights
+
+    def add_feed_forward(self, x, training):
+        """Run the feed-forward sublayer."""
+        transformed = self.feed_forward(self.before(x, self.feed_forward_norm), training=training)
+        return self.after(x, transformed, self.feed_forward_norm, training)
+
+    def compute_output_shape(self, x_shape, encoder_output_shape=None):
+        return x_shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "d_model": self.d_model,
+            "num_heads": self.num_heads,
+            "dff": self.dff,
+            "dropout": self.dropout,
+            "norm_first": self.norm_first,
+            "activation": keras.activations.serialize(self.activation),
+            "use_bias": self.use_bias,
+            "rotary": self.rotary,
+            "norm_epsilon": self.norm_epsilon,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "output_initializer": keras.initializers.serialize(self.output_initializer),
+        }
+
+
+@keras.saving.register_keras_serializable("tfgpt")
+class EncoderLayer(ResidualLayer):
+    """Self-attention, then a feed-forward network, each with residual and norm.
+
+    `mask` is boolean, True = may attend, broadcastable to (B, H, T, T).
+    `training=True` turns on dropout: on attention weights, inside the
+    feed-forward network and on both sublayer outputs. Under a mixed dtype policy
+    softmax and norm statistics stay float32.
+
+    Call: layer(x, mask=None, return_attention_weights=False).
+
+    Args:
+        d_model: int, D, a multiple of num_heads.
+        num_heads: int >= 1, H.
+        dff: int >= 1, inner width of the feed-forward network.
+        dropout: float in [0, 1).
+        norm_first: bool, False: norm(x + f(x)) as in the paper; True: x + f(norm(x)).
+        activation: name or callable, used in the feed-forward network.
+        use_bias: bool, biases of all projections.
+        rotary: bool, rotary positions in self-attention.
+        norm_epsilon: float > 0, added to the variance.
+        kernel_initializer: initial values of the kernels.
+        output_initializer: initial values of the two kernels that write to the
+            residual stream; default: as kernel_initializer.
+
+    Returns:
+        output (B, T, D); with return_attention_weights=True also the weights,
+        float32 (B, H, T, T).
+
+    Raises:
+        ValueError: if an argument is outside its range or x is not D wide.
+        TypeError: if the mask is not boolean.
+
+    Example:
+        >>> layer = EncoderLayer(d_model=8, num_heads=2, dff=32)
+        >>> tuple(layer(keras.random.normal((2, 5, 8))).shape)
+        (2, 5, 8)
+
+    Source: "Attention Is All You Need", section 3.1; notebook 05.
+    """
+
+    def call(self, x, mask=None, return_attention_weights=False, training=None):
+        x, weights = self.add_self_attention(x, mask, training)
+        x = self.add_feed_forward(x, training)
+        return (x, weights) if return_attention_weights else x
+
+    def compute_output_spec(self, x, mask=None, return_attention_weights=False, training=None):
+        output = keras.KerasTensor(x.shape, dtype=self.compute_dtype)
+        weights = attention_weights_spec(self.num_heads, x, x)
+        return (output, weights) if return_attention_weights else output
+
+
+@keras.saving.register_keras_serializable("tfgpt")
+class DecoderLayer(ResidualLayer):
+    """Self-attention, cross-attention, feed-forward, each with residual and norm.
+
+    With cross_attention=False it is the block of a GPT. The layer adds no causal
+    mask by itself: pass `mask=causal_mask(T)`. Masks are boolean, True = may
+    attend: `mask` broadcastable to (B, H, T, T), `cross_mask` to (B, H, T, S).
+    `training=True` turns on dropout. Under a mixed dtype policy softmax and norm
+    statistics stay float32.
+
+    Call: layer(x, encoder_output=None, mask=None, cross_mask=None,
+    return_attention_weights=False).
+
+    Args:
+        d_model: int, D, a multiple of num_heads.
+        num_heads: int >= 1, H.
+        dff: int >= 1, inner width of the feed-forward network.
+        dropout: float in [0, 1).
+        norm_first: bool, False: norm(x + f(x)) as in the paper; True: x + f(norm(x)).
+        activation: name or callable, used in the feed-forward network.
+        cross_attention: bool, attend to an encoder's output as well.
+        use_bias: bool, biases of all projections.
+        rotary: bool, rotary positions in self-attention.
+        norm_epsilon: float > 0, added to the variance.
+        kernel_initializer: initial values of the kernels.
+        output_initializer: initial values of the kernels that write to the
+            residual stream; default: as kernel_initializer.
+
+    Returns:
+        output (B, T, D); with return_attention_weights=True also a dict with
+        "self", float32 (B, H, T, T), and, with cross-attention, "cross",
+        float32 (B, H, T, S).
+
+    Raises:
+        ValueError: if an argument is outside its range, x is not D wide, or
+            encoder_output is missing or not expected.
+        TypeError: if a mask is not boolean.
+
+    Example:
+        >>> from tfgpt.masks import causal_mask
+        >>> block = DecoderLayer(8, 2, 32, cross_attention=False)
+        >>> tuple(block(keras.random.normal((2, 5, 8)), mask=causal_mask(5)).shape)
+        (2, 5, 8)
+
+    Source: "Attention Is All You Need", section 3.1; notebook 05.
+    """
+
+    def __init__(
+        self,
+        d_model,
+        num_heads,
+        dff,
+        dropout=0.1,
+        norm_first=False,
+        activation="relu",
+        cross_attention=True,
+        **kwargs,
+    ):
+        super().__init__(d_model, num_heads, dff, dropout, norm_first, activation, **kwargs)
+        self.cross_attention = cross_attention
+        if cross_attention:
+            self.encoder_attention = self.make_attention("encoder_attention")
+            self.encoder_attention_norm = self.make_norm("encoder_attention_norm")
+
+    def build(self, x_shape, encoder_output_shape=None):
+        super().build(x_shape)
+        if self.cross_attention:
+            self.encoder_attention.build(x_shape, encoder_output_shape)
+            self.encoder_attention_norm.build(x_shape)
+
+    def call(
+        self,
+        x,
+        encoder_output=None,
+        mask=None,
+        cross_mask=None,
+        return_attention_weights=False,
+        training=None,
+    ):
+        self.check_encoder_output(encoder_output)
+        weights = {}
+        x, weights["self"] = self.add_self_attention(x, mask, training)
+        if self.cross_attention:
+            x, weights["cross"] = self.add_cross_attention(x, encoder_output, cross_mask, training)
+        x = self.add_feed_forward(x, training)
+        return (x, weights) if return_attention_weights else x
+
+    def compute_output_spec(
+        self,
+        x,
+        encoder_output=None,
+        mask=None,
+        cross_mask=None,
+        return_attention_weights=False,
+        training=None,
+    ):
+        self.check_encoder_output(encoder_output)
+        output = keras.KerasTensor(x.shape, dtype=self.compute_dtype)
+        weights = {"self": attention_weights_spec(self.num_heads, x, x)}
+        if self.cross_attention:
+            weights["cross"] = attention_weights_spec(self.num_heads, x, encoder_output)
+        return (output, weights) if return_attention_weights else output
+
+    def add_cross_attention(self, x, encoder_output, mask, training):
+        """Run the cross-attention sublayer; also return its weights (B, H, T, S)."""
+        attended, weights = self.encoder_attention(
+            self.before(x, self.encoder_attention_norm),  # queries from the decoder
+            encoder_output,  # keys and values from the encoder
+            mask=mask,
+            return_attention_weights=True,
+            training=training,
+        )
+        return self.after(x, attended, self.encoder_attention_norm, training), weights
+
+    def check_encoder_output(self, encoder_output):
+        """Raise unless encoder_output is given exactly when it is attended to."""
+        if self.cross_attention and encoder_output is None:
+            raise ValueError("encoder_output must be given when cross_attention=True, got None.")
+        if not self.cross_attention and encoder_output is not None:
+            raise ValueError("encoder_output must be None when cross_attention=False.")
+
+    def get_config(self):
+        return {**super().get_config(), "cross_attention": self.cross_attention}

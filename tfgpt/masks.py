@@ -1,0 +1,224 @@
+"""Masks: which key each query may attend to.
+
+One convention everywhere: boolean, True = may attend, broadcastable to
+(B, H, T, S). B batch, H heads, T query length, S key length.
+Masks are computed from token ids and passed explicitly.
+Built step by step in notebook 02.
+"""
+
+import inspect
+
+import keras
+from keras import ops
+from keras.src.backend.common.masking import get_keras_mask
+
+from tfgpt.validation import concrete_values
+
+
+def padding_mask(token_ids, pad_id=0):
+    """Mark the keys that hold real tokens.
+
+    Args:
+        token_ids: int tensor (B, S).
+        pad_id: int, the id that stands for padding.
+
+    Returns:
+        bool tensor (B, 1, 1, S), True where the token is not padding.
+
+    Raises:
+        ValueError: if `token_ids` is not of rank 2.
+
+    Example:
+        >>> import numpy as np
+        >>> np.array(padding_mask(np.array([[7, 6, 0]])))[0, 0, 0].tolist()
+        [True, True, False]
+    """
+    token_ids = ops.convert_to_tensor(token_ids)
+    if len(token_ids.shape) != 2:
+        raise ValueError(f"token_ids must have shape (B, S), got {tuple(token_ids.shape)}.")
+    # (B, S) -> (B, 1, 1, S)
+    return ops.not_equal(token_ids, pad_id)[:, None, None, :]
+
+
+def causal_mask(query_length, key_length=None, offset=0):
+    """Let query i see key j exactly when j <= i + offset.
+
+    Args:
+        query_length: int T >= 0, or a scalar integer tensor.
+        key_length: int S, or a scalar integer tensor; default: query_length.
+        offset: int, or a scalar integer tensor: how many keys come before the
+            first query. A decoder that keeps 5 earlier keys uses offset=5.
+
+    Returns:
+        bool tensor (1, 1, T, S).
+
+    Raises:
+        ValueError: if a length is negative.
+
+    Example:
+        >>> import numpy as np
+        >>> np.array(causal_mask(2, 3, offset=1))[0, 0].tolist()
+        [[True, True, False], [True, True, True]]
+
+    Source: "Attention Is All You Need", section 3.2.3.
+    """
+    key_length = query_length if key_length is None else key_length
+    for name, length in (("query_length", query_length), ("key_length", key_length)):
+        value = concrete_values(length)
+        if value is not None and value < 0:
+            raise ValueError(f"{name} must be >= 0, got {value}.")
+    query_index = ops.arange(query_length, dtype="int32")[:, None]  # (T, 1)
+    key_index = ops.arange(key_length, dtype="int32")[None, :]  # (1, S)
+    # (T, S) -> (1, 1, T, S)
+    return (key_index <= query_index + offset)[None, None]
+
+
+def check_mask(mask, name="mask"):
+    """Raise unless `mask` is a boolean tensor.
+
+    Args:
+        mask: the tensor to check.
+        name: str, the argument's name in the message.
+
+    Returns:
+        the mask as a backend tensor.
+
+    Raises:
+        TypeError: if the dtype is not bool.
+    """
+    mask = ops.convert_to_tensor(mask)
+    dtype = str(mask.dtype)
+    if "bool" not in dtype:
+        raise TypeError(
+            f"{name} must be boolean with True = may attend, got dtype {dtype}. "
+            "Older code uses numbers with 1 = masked: convert such a mask with (mask == 0)."
+        )
+    return mask
+
+
+def combine_masks(*masks):
+    """Allow a position only where every mask allows it.
+
+    Args:
+        *masks: bool tensors that broadcast together; None is skipped.
+
+    Returns:
+        bool tensor of the broadcast shape, or None if every mask is None.
+
+    Raises:
+        TypeError: if a mask is not boolean.
+        ValueError: if the shapes do not broadcast together.
+
+    Example:
+        >>> import numpy as np
+        >>> ids = np.array([[7, 0, 9]])
+        >>> np.array(combine_masks(padding_mask(ids), causal_mask(3)))[0, 0, 2].tolist()
+        [True, False, True]
+    """
+    combined = None
+    for index, mask in enumerate(masks):
+        if mask is None:
+            continue
+        mask = check_mask(mask, f"masks[{index}]")
+        if combined is None:
+            combined = mask
+            continue
+        check_broadcastable(f"masks[{index}]", mask.shape, combined.shape, both_ways=True)
+        combined = ops.logical_and(combined, mask)
+    return combined
+
+
+def check_broadcastable(name, shape, target_shape, both_ways=False):
+    """Raise unless `shape` broadcasts to `target_shape`; unknown sizes (None) pass.
+
+    Args:
+        name: str, the argument's name in the message.
+        shape: tuple of int or None.
+        target_shape: tuple of int or None.
+        both_ways: bool, let a size 1 in `target_shape` grow as well.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+    """
+    shape, target_shape = tuple(shape), tuple(target_shape)
+    pairs = zip(reversed(shape), reversed(target_shape), strict=False)
+    fits = all(
+        size is None or target is None or size in (1, target) or (both_ways and target == 1)
+        for size, target in pairs
+    )
+    if not fits or (len(shape) > len(target_shape) and not both_ways):
+        raise ValueError(f"{name} must be broadcastable to {target_shape}, got shape {shape}.")
+
+
+def create_masks(source_ids, target_ids, pad_id=0):
+    """Build the three masks of an encoder-decoder from its token ids.
+
+    Args:
+        source_ids: int tensor (B, S), what the encoder reads.
+        target_ids: int tensor (B, T), what the decoder reads.
+        pad_id: int, the id that stands for padding.
+
+    Returns:
+        encoder_mask: bool (B, 1, 1, S), hides source padding from the encoder.
+        decoder_mask: bool (B, 1, T, T), hides target padding and the future.
+        cross_mask: bool (B, 1, 1, S), hides source padding from the decoder.
+
+    Raises:
+        ValueError: if an id tensor is not of rank 2.
+
+    Example:
+        >>> import numpy as np
+        >>> masks = create_masks(np.array([[5, 0]]), np.array([[1, 2, 3]]))
+        >>> [tuple(mask.shape) for mask in masks]
+        [(1, 1, 1, 2), (1, 1, 3, 3), (1, 1, 1, 2)]
+
+    Source: "Attention Is All You Need", section 3.2.3.
+    """
+    target_length = ops.shape(target_ids)[1]
+    encoder_mask = padding_mask(source_ids, pad_id)
+    decoder_mask = combine_masks(padding_mask(target_ids, pad_id), causal_mask(target_length))
+    return encoder_mask, decoder_mask, encoder_mask
+
+
+def merge_attached_mask(mask, keys):
+    """Add the padding mask that Keras attached to `keys`, if there is one.
+
+    Args:
+        mask: bool tensor, broadcastable to (B, H, T, S), or None.
+        keys: float tensor (B, S, D), the sequence that is attended to.
+            `Embedding(mask_zero=True)` attaches a (B, S) mask to its output.
+
+    Returns:
+        bool tensor, broadcastable to (B, H, T, S), or None.
+    """
+    attached = get_keras_mask(keys)
+    # (B, S) -> (B, 1, 1, S)
+    return mask if attached is None else combine_masks(mask, attached[:, None, None, :])
+
+
+class MaskedLayer(keras.layers.Layer):
+    """A layer whose attention mask is always explicit.
+
+    Keras hands a padding mask (B, S) to any argument named `mask`, where it could
+    be taken for (T, S). Here it is merged into `mask` in its full shape before
+    Keras looks, so layers compose with `Embedding(mask_zero=True)`.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    def __call__(self, *args, **kwargs):
+        arguments = inspect.signature(self.call).bind(*args, **kwargs).arguments
+        first_name = next(iter(arguments))
+        first = arguments.pop(first_name)
+        keys = arguments.get("key")
+        mask = merge_attached_mask(arguments.get("mask"), first if keys is None else keys)
+        if mask is not None:
+            arguments["mask"] = mask
+        return super().__call__(first, **arguments)
+
+    def compute_mask(self, inputs, previous_mask):
+        # The padding of the input is the padding of the output; the attention
+        # mask of this call is not.
+        return get_keras_mask(inputs)

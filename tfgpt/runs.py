@@ -1,0 +1,122 @@
+"""The record of a training run: rows, progress bar, history.csv and checkpoints."""
+
+import csv
+import time
+from pathlib import Path
+
+import keras
+
+HISTORY_COLUMNS = ("step", "loss", "val_loss", "tokens_per_s", "seconds")
+
+
+class Run:
+    """What a training run keeps: step and history, on disk if there is a folder.
+
+    Args:
+        run_dir: folder, or None.
+        model: Keras model.
+        optimizer: Keras optimizer, built.
+        resume: bool, restore the last checkpoint in the folder.
+    """
+
+    def __init__(self, run_dir, model, optimizer, resume):
+        import tensorflow as tf
+
+        self.step = 0
+        self.history = []
+        self.csv_path = self.manager = None
+        if run_dir is None:
+            return
+        folder = Path(run_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.csv_path = folder / "history.csv"
+        self.saved_step = tf.Variable(0, dtype=tf.int64)
+        # Layers keep the state of their random numbers as variables: they are in here too.
+        checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer, step=self.saved_step)
+        self.manager = tf.train.CheckpointManager(
+            checkpoint, str(folder / "checkpoint"), max_to_keep=2
+        )
+        if resume and self.manager.latest_checkpoint:
+            checkpoint.restore(self.manager.latest_checkpoint).assert_consumed()
+            self.step = int(self.saved_step.numpy())
+            self.history = read_history(self.csv_path, last_step=self.step)
+            print(f"Going on from step {self.step} in {folder}.")
+
+    def save(self):
+        """Write a checkpoint; a half-written one is never taken for a whole one."""
+        if self.manager is not None:
+            self.saved_step.assign(self.step)
+            self.manager.save(checkpoint_number=self.step)
+
+    def add_row(self, row):
+        """Keep a row and rewrite history.csv."""
+        self.history.append(row)
+        if self.csv_path is not None:
+            write_history(self.csv_path, self.history)
+
+
+class Log:
+    """Collect the metrics of steps into rows and a progress bar."""
+
+    def __init__(self, run, steps, progress):
+        self.run = run
+        self.results = []
+        earlier = run.history[-1]["seconds"] if run.history else 0.0
+        self.start = time.perf_counter() - earlier
+        self.last_row = self.last_step = time.perf_counter()
+        self.bar = None
+        if progress:
+            self.bar = keras.utils.Progbar(
+                steps, stateful_metrics=["loss", "val_loss", "tokens_per_s"], unit_name="step"
+            )
+
+    def add(self, result):
+        """Keep the result of one step, without waiting for its numbers."""
+        self.results.append(result)
+        self.last_step = time.perf_counter()
+
+    def write_row(self, validation):
+        """Average what was added since the last row and show it."""
+        loss = sum(float(result["loss"]) for result in self.results) / len(self.results)
+        tokens = sum(float(result["tokens"]) for result in self.results)
+        row = {
+            "step": self.run.step,
+            "loss": loss,
+            "val_loss": validation,
+            "tokens_per_s": tokens / (self.last_step - self.last_row),
+            "seconds": self.last_step - self.start,
+        }
+        self.run.add_row(row)
+        # Time spent on validation belongs to no row.
+        self.results, self.last_row = [], time.perf_counter()
+        if self.bar is not None:
+            shown = [(name, row[name]) for name in ("loss", "val_loss", "tokens_per_s")]
+            self.bar.update(self.run.step, [pair for pair in shown if pair[1] is not None])
+
+
+def write_history(path, history):
+    """Write rows to a CSV file; an unmeasured value becomes an empty cell."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, HISTORY_COLUMNS)
+        writer.writeheader()
+        writer.writerows(history)
+
+
+def read_history(path, last_step=None):
+    """Read the rows of a CSV file that `train` wrote.
+
+    Args:
+        path: the file.
+        last_step: int, leave out later rows; None: read all.
+
+    Returns:
+        list of dicts, as `train` returns it.
+    """
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = [
+            {name: float(cell) if cell else None for name, cell in row.items()}
+            for row in csv.DictReader(file)
+        ]
+    for row in rows:
+        row["step"] = int(row["step"])
+    return [row for row in rows if last_step is None or row["step"] <= last_step]

@@ -1,0 +1,365 @@
+"""The training step of the articles, completed, and the loop around it.
+
+One step: model -> masked loss -> gradients -> clip -> optimizer, traced once by
+tf.function. TensorFlow only; on other backends use `model.fit`. Notebook 06.
+"""
+
+import itertools
+
+import keras
+from keras import ops
+
+from tfgpt.losses import masked_accuracy, masked_loss, real_tokens
+from tfgpt.runs import Log, Run
+from tfgpt.validation import check_choice, check_positive
+
+
+@keras.saving.register_keras_serializable("tfgpt")
+class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """Raise the learning rate linearly, then lower it with 1 / sqrt(step).
+
+    rate(step) = d_model^-0.5 x min(step^-0.5, step x warmup_steps^-1.5);
+    the highest rate, at step = warmup_steps, is 1 / sqrt(d_model x warmup_steps).
+
+    Args:
+        d_model: int >= 1, the width of the model.
+        warmup_steps: int >= 1.
+
+    Returns:
+        schedule for any Keras optimizer; step 0 counts as step 1.
+
+    Raises:
+        ValueError: if an argument is below 1.
+
+    Example:
+        >>> float(WarmupSchedule(d_model=64, warmup_steps=100)(100))
+        0.012500000186264515
+
+    Source: "Attention Is All You Need", equation 3; notebook 06.
+    """
+
+    def __init__(self, d_model, warmup_steps=4000):
+        check_positive("d_model", d_model)
+        check_positive("warmup_steps", warmup_steps)
+        self.d_model = d_model
+        self.warmup_steps = warmup_steps
+
+    def __call__(self, step):
+        step = ops.maximum(ops.cast(step, "float32"), 1.0)
+        rising = step * self.warmup_steps**-1.5
+        return self.d_model**-0.5 * ops.minimum(step**-0.5, rising)
+
+    def get_config(self):
+        return {"d_model": self.d_model, "warmup_steps": self.warmup_steps}
+
+
+def make_train_step(
+    model,
+    optimizer,
+    *,
+    pad_id=0,
+    label_smoothing=0.0,
+    clip_norm=1.0,
+    jit_compile=False,
+    mixed_precision=None,
+):
+    """Make the function that learns from one batch.
+
+    Model and optimizer are built first, so the function is traced once for each
+    batch shape. Batches hold (inputs, targets) with targets already shifted.
+
+    Args:
+        model: built Keras model; inputs -> logits (B, T, V).
+        optimizer: Keras optimizer.
+        pad_id: int or None, the target id that does not count.
+        label_smoothing: float in [0, 1).
+        clip_norm: float > 0, the largest global gradient norm; None: no limit.
+        jit_compile: bool, compile the whole step with XLA. Faster for small
+            models in float32 on a CPU; the first step takes longer.
+        mixed_precision: None: keep the model's dtype policy; "bfloat16" or
+            "float16": compute in it, with float32 weights, from now on. float16
+            wraps the optimizer in a LossScaleOptimizer.
+
+    Returns:
+        step((inputs, targets)) -> dict of scalars: "loss" (nats per token),
+        "accuracy" (0 to 1), "gradient_norm" (before clipping), "tokens" (real
+        targets). `step.optimizer` is the optimizer in use,
+        `step.experimental_get_tracing_count()` the number of traces.
+
+    Raises:
+        ValueError: if an argument is outside its range or the model is not built;
+            from the step: if an id is outside the vocabulary.
+
+    Example:
+        >>> import numpy as np
+        >>> from tfgpt import GPT
+        >>> model = GPT(10, context_length=4, num_layers=1, d_model=8, num_heads=2)
+        >>> step = make_train_step(model, keras.optimizers.Adam(0.01))
+        >>> losses = [float(step((np.array([[1, 2]]), np.array([[2, 3]])))["loss"]) for _ in "12"]
+        >>> losses[1] < losses[0]
+        True
+
+    Source: "Attention Is All You Need", section 5; notebook 06.
+    """
+    import tensorflow as tf
+
+    optimizer = prepare(model, optimizer, mixed_precision)
+    if clip_norm is not None and not clip_norm > 0:
+        raise ValueError(f"clip_norm must be > 0 or None, got {clip_norm!r}.")
+    variables = model.trainable_variables
+
+    # With XLA every batch shape needs its own program; without it, one program
+    # serves all lengths from the second shape on.
+    @tf.function(jit_compile=jit_compile, reduce_retracing=not jit_compile)
+    def train_step(inputs, targets):
+        with tf.GradientTape() as tape:
+            logits = model(inputs, training=True)
+            loss = masked_loss(targets, logits, pad_id, label_smoothing)
+            scaled_loss = optimizer.scale_loss(loss)
+        # Dense, so that the norm counts a row that is used twice only once.
+        gradients = [
+            None if gradient is None else tf.convert_to_tensor(gradient)
+            for gradient in tape.gradient(scaled_loss, variables)
+        ]
+        scale = scaled_loss_factor(optimizer)
+        norm = tf.linalg.global_norm(gradients)
+        if clip_norm is not None:
+            gradients, _ = tf.clip_by_global_norm(gradients, clip_norm * scale, use_norm=norm)
+        optimizer.apply(gradients, variables)
+        return {
+            "loss": loss,
+            "accuracy": masked_accuracy(targets, logits, pad_id),
+            "gradient_norm": norm / scale,
+            "tokens": tf.reduce_sum(real_tokens(targets, pad_id)),
+        }
+
+    def step(batch):
+        return train_step(*check_batch(model, batch))
+
+    step.optimizer = optimizer
+    step.experimental_get_tracing_count = train_step.experimental_get_tracing_count
+    return step
+
+
+def prepare(model, optimizer, mixed_precision=None):
+    """Set the precision, then build the optimizer, before anything is traced.
+
+    Args:
+        model: built Keras model.
+        optimizer: Keras optimizer.
+        mixed_precision: None, "bfloat16" or "float16".
+
+    Returns:
+        the optimizer, wrapped in a LossScaleOptimizer if the model computes in
+        float16. A LossScaleOptimizer must be built before a trace reads its
+        scale, or the trace keeps the first scale for ever.
+
+    Raises:
+        ValueError: if mixed_precision is unknown or the model is not built.
+    """
+    check_choice("mixed_precision", mixed_precision, (None, "bfloat16", "float16"))
+    if not model.built:
+        raise ValueError("model must be built: call it once on a batch first.")
+    if mixed_precision:
+        for layer in model._flatten_layers():
+            layer.dtype_policy = keras.DTypePolicy(f"mixed_{mixed_precision}")
+    loss_scaling = keras.optimizers.LossScaleOptimizer
+    if model.compute_dtype == "float16" and not isinstance(optimizer, loss_scaling):
+        optimizer = loss_scaling(optimizer)
+    optimizer.build(model.trainable_variables)
+    return optimizer
+
+
+def scaled_loss_factor(optimizer):
+    """Return the factor by which the optimizer scales the loss: 1 without scaling."""
+    return optimizer.scale_loss(ops.convert_to_tensor(1.0))
+
+
+def check_batch(model, batch):
+    """Return (inputs, targets) as tensors; raise if an id is outside the vocabulary.
+
+    Inside the compiled step an id that is too large would read a wrong row.
+    """
+    import tensorflow as tf
+
+    try:
+        inputs, targets = batch
+    except (TypeError, ValueError):
+        raise ValueError("batch must be a pair (inputs, targets).") from None
+
+    def as_tensor(ids):
+        ids = tf.convert_to_tensor(ids)
+        # One integer type, so that NumPy's int64 and tf.data's int32 share a trace.
+        return tf.cast(ids, tf.int32) if ids.dtype == tf.int64 else ids
+
+    inputs, targets = tf.nest.map_structure(as_tensor, inputs), as_tensor(targets)
+    if hasattr(model, "check_ids"):
+        model.check_ids(inputs)
+    return inputs, targets
+
+
+def make_evaluation_step(model, *, pad_id=0, jit_compile=False):
+    """Make the function that measures one batch without learning.
+
+    Args:
+        model: Keras model; inputs -> logits (B, T, V).
+        pad_id: int or None, the target id that does not count.
+        jit_compile: bool, compile with XLA.
+
+    Returns:
+        step((inputs, targets)) -> dict of scalars "loss", "accuracy" and "tokens".
+    """
+    import tensorflow as tf
+
+    @tf.function(jit_compile=jit_compile, reduce_retracing=not jit_compile)
+    def evaluation_step(inputs, targets):
+        logits = model(inputs, training=False)
+        return {
+            "loss": masked_loss(targets, logits, pad_id),
+            "accuracy": masked_accuracy(targets, logits, pad_id),
+            "tokens": tf.reduce_sum(real_tokens(targets, pad_id)),
+        }
+
+    return lambda batch: evaluation_step(*check_batch(model, batch))
+
+
+def evaluate(model, dataset, *, pad_id=0, jit_compile=False, step=None):
+    """Measure loss and accuracy over a whole dataset, each real token once.
+
+    Args:
+        model: Keras model; inputs -> logits (B, T, V).
+        dataset: finite iterable of (inputs, targets).
+        pad_id: int or None, the target id that does not count.
+        jit_compile: bool, compile with XLA.
+        step: a function of `make_evaluation_step` to use again, with its trace.
+
+    Returns:
+        dict of floats: "loss" (nats per token) and "accuracy" (0 to 1).
+
+    Raises:
+        ValueError: if the dataset yields no real token.
+    """
+    step = step or make_evaluation_step(model, pad_id=pad_id, jit_compile=jit_compile)
+    loss = accuracy = tokens = 0.0
+    for batch in dataset:
+        result = {name: float(value) for name, value in step(batch).items()}
+        loss += result["loss"] * result["tokens"]
+        accuracy += result["accuracy"] * result["tokens"]
+        tokens += result["tokens"]
+    if not tokens:
+        raise ValueError("dataset must hold at least one target that is not padding.")
+    return {"loss": loss / tokens, "accuracy": accuracy / tokens}
+
+
+def train(
+    model,
+    dataset,
+    steps,
+    optimizer=None,
+    *,
+    validation_data=None,
+    validate_every=500,
+    log_every=10,
+    run_dir=None,
+    checkpoint_every=500,
+    resume=False,
+    progress=True,
+    pad_id=0,
+    jit_compile=False,
+    **step_options,
+):
+    """Train for a number of steps, with progress, validation and checkpoints.
+
+    Ctrl-C stops early and keeps the work so far. With `run_dir`, `history.csv`
+    and checkpoints (weights, optimizer, step, random state, place in the data)
+    are written there; `resume=True` goes on from the last one, and training
+    10 + 10 steps gives the same weights as training 20.
+
+    Args:
+        model: built Keras model; inputs -> logits (B, T, V).
+        dataset: tf.data.Dataset or list of (inputs, targets); repeated when it
+            ends. To resume exactly, its order must not change between runs.
+        steps: int >= 1, the step at which training ends.
+        optimizer: Keras optimizer; default: AdamW with `warmup_cosine(steps)`.
+        validation_data: finite iterable of (inputs, targets), measured whole.
+        validate_every: int >= 1, steps between validations; also at the end.
+        log_every: int >= 1, steps between rows of the history.
+        run_dir: folder to write to; None: write nothing.
+        checkpoint_every: int >= 1, steps between checkpoints; also at the end.
+        resume: bool, go on from the last checkpoint in run_dir if there is one.
+        progress: bool, show a progress bar.
+        pad_id: int or None, the target id that does not count.
+        jit_compile: bool, compile the step with XLA.
+        **step_options: further arguments of `make_train_step`.
+
+    Returns:
+        list of dicts, one per row: "step", "loss" (mean since the last row),
+        "val_loss" (None if not measured), "tokens_per_s", "seconds" (since the
+        start, all included).
+
+    Raises:
+        ValueError: if an argument is outside its range or the dataset is empty.
+    """
+    for name, value in (
+        ("steps", steps),
+        ("validate_every", validate_every),
+        ("log_every", log_every),
+        ("checkpoint_every", checkpoint_every),
+    ):
+        check_positive(name, value)
+    optimizer = optimizer or keras.optimizers.AdamW(warmup_cosine(steps), weight_decay=0.1)
+    step = make_train_step(model, optimizer, pad_id=pad_id, jit_compile=jit_compile, **step_options)
+    run = Run(run_dir, model, step.optimizer, resume)
+    evaluation_step = make_evaluation_step(model, pad_id=pad_id, jit_compile=jit_compile)
+    log = Log(run, steps, progress)
+    batches = endless(dataset, skip=run.step)
+    try:
+        while run.step < steps:
+            log.add(step(next(batches)))
+            run.step += 1
+            ended = run.step == steps
+            validation = None
+            if validation_data is not None and (ended or run.step % validate_every == 0):
+                validation = evaluate(model, validation_data, step=evaluation_step)["loss"]
+            if ended or validation is not None or run.step % log_every == 0:
+                log.write_row(validation)
+            if ended or run.step % checkpoint_every == 0:
+                run.save()
+    except KeyboardInterrupt:
+        run.save()
+        print(f"\nStopped at step {run.step} of {steps}; the work so far is kept.")
+    return run.history
+
+
+def warmup_cosine(steps, peak=1e-3, warmup_steps=100):
+    """Make a rate that rises to `peak`, then falls to 0 along half a cosine.
+
+    Args:
+        steps: int >= 1, the length of the training.
+        peak: float > 0, the highest rate.
+        warmup_steps: int >= 1; a tenth of `steps` if that is less.
+
+    Returns:
+        Keras learning rate schedule.
+    """
+    warmup_steps = min(warmup_steps, max(steps // 10, 1))
+    return keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0,
+        decay_steps=max(steps - warmup_steps, 1),
+        warmup_target=peak,
+        warmup_steps=warmup_steps,
+    )
+
+
+def endless(dataset, skip=0):
+    """Iterate over a dataset again and again, from batch number `skip` on."""
+    import tensorflow as tf
+
+    if isinstance(dataset, tf.data.Dataset):
+        batches = iter(dataset.repeat().skip(skip))
+    else:
+        batches = itertools.islice(itertools.cycle(dataset), skip, None)
+    first = next(batches, None)
+    if first is None:
+        raise ValueError("dataset must yield at least one batch.")
+    return itertools.chain([first], batches)

@@ -1,0 +1,357 @@
+"""The encoder-decoder Transformer of "Attention Is All You Need".
+
+The encoder reads the source with a padding mask. The decoder reads the target
+with a causal mask and attends to the encoder's output. Shape letters: B batch,
+S source length, T target length, D model width, V vocabulary. Notebook 05.
+"""
+
+import keras
+from keras import ops
+
+from tfgpt.layers import DecoderLayer, EncoderLayer
+from tfgpt.masks import create_masks
+from tfgpt.positional import PositionalEmbedding
+from tfgpt.validation import check_positive, check_token_ids
+
+
+class LayerStack(keras.layers.Layer):
+    """What encoder and decoder share: an embedding, equal layers, a last norm.
+
+    With post-norm every layer ends in a norm; with pre-norm the stack needs one
+    more at its end.
+    """
+
+    layer_class = None
+
+    def __init__(
+        self,
+        num_layers,
+        d_model,
+        num_heads,
+        dff,
+        vocab_size,
+        max_length,
+        dropout=0.1,
+        *,
+        norm_first=False,
+        activation="relu",
+        positions="sinusoidal",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        check_positive("num_layers", num_layers)
+        self.num_layers = num_layers
+        self.d_model = d_model
+        self.num_heads = num_heads
+        self.dff = dff
+        self.vocab_size = vocab_size
+        self.max_length = max_length
+        self.dropout = dropout
+        self.norm_first = norm_first
+        self.activation = keras.activations.get(activation)
+        self.positions = positions
+        self.embedding = PositionalEmbedding(
+            vocab_size,
+            d_model,
+            max_length,
+            positions=positions,
+            dropout=dropout,
+            dtype=self.dtype_policy,
+            name="embedding",
+        )
+        self.layers = [
+            self.layer_class(
+                d_model,
+                num_heads,
+                dff,
+                dropout=dropout,
+                norm_first=norm_first,
+                activation=self.activation,
+                dtype=self.dtype_policy,
+                name=f"layer_{index}",
+            )
+            for index in range(num_layers)
+        ]
+        if norm_first:
+            self.final_norm = keras.layers.LayerNormalization(
+                epsilon=1e-6, dtype=self.dtype_policy, name="final_norm"
+            )
+
+    def build(self, token_ids_shape, *context_shapes):
+        hidden_shape = (*token_ids_shape, self.d_model)
+        self.embedding.build(token_ids_shape)
+        for layer in self.layers:
+            layer.build(hidden_shape, *context_shapes)
+        if self.norm_first:
+            self.final_norm.build(hidden_shape)
+
+    def finish(self, x):
+        """Apply the last norm of a pre-norm stack."""
+        return self.final_norm(x) if self.norm_first else x
+
+    def compute_output_shape(self, token_ids_shape, encoder_output_shape=None):
+        return (*token_ids_shape, self.d_model)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_layers": self.num_layers,
+            "d_model": self.d_model,
+            "num_heads": self.num_heads,
+            "dff": self.dff,
+            "vocab_size": self.vocab_size,
+            "max_length": self.max_length,
+            "dropout": self.dropout,
+            "norm_first": self.norm_first,
+            "activation": keras.activations.serialize(self.activation),
+            "positions": self.positions,
+        }
+
+
+@keras.saving.register_keras_serializable("tfgpt")
+class Encoder(LayerStack):
+    """Embed the source and pass it through num_layers encoder layers.
+
+    `mask` is boolean, True = may attend, broadcastable to (B, H, S, S), usually
+    `padding_mask(token_ids)`. `training=True` turns on dropout. Softmax and norm
+    statistics are float32 under any dtype policy.
+
+    Call: encoder(token_ids, mask=None, return_attention_weights=False).
+
+    Args:
+        num_layers: int >= 1, L.
+        d_model: int, D, a multiple of num_heads.
+        num_heads: int >= 1, H.
+        dff: int >= 1, inner width of the feed-forward networks.
+        vocab_size: int >= 1, V.
+        max_length: int >= 1, the longest sequence.
+        dropout: float in [0, 1).
+        norm_first: bool, False: post-norm as in the paper; True: pre-norm.
+        activation: name or callable, used in the feed-forward networks.
+        positions: "sinusoidal" or "learned".
+
+    Returns:
+        output (B, S, D); with return_attention_weights=True also a dict
+        {"encoder/0": float32 (B, H, S, S), ...}.
+
+    Raises:
+        ValueError: if an argument, an id or the length is outside its range.
+        TypeError: if ids are not integers or the mask is not boolean.
+
+    Example:
+        >>> import numpy as np
+        >>> encoder = Encoder(2, 8, 2, 32, vocab_size=10, max_length=6)
+        >>> tuple(encoder(np.array([[1, 2, 3]])).shape)
+        (1, 3, 8)
+
+    Source: "Attention Is All You Need", section 3.1.
+    """
+
+    layer_class = EncoderLayer
+
+    def call(self, token_ids, mask=None, return_attention_weights=False, training=None):
+        x = self.embedding(token_ids, training=training)  # (B, S) -> (B, S, D)
+        weights = {}
+        for index, layer in enumerate(self.layers):
+            x, weights[f"encoder/{index}"] = layer(
+                x, mask=mask, return_attention_weights=True, training=training
+            )
+        x = self.finish(x)
+        return (x, weights) if return_attention_weights else x
+
+
+@keras.saving.register_keras_serializable("tfgpt")
+class Decoder(LayerStack):
+    """Embed the target and pass it through num_layers decoder layers.
+
+    `mask` is boolean, True = may attend, broadcastable to (B, H, T, T), and must
+    hide the future; `cross_mask` is broadcastable to (B, H, T, S) and hides source
+    padding. `create_masks` makes both. `training=True` turns on dropout. Softmax
+    and norm statistics are float32 under any dtype policy.
+
+    Call: decoder(token_ids, encoder_output, mask=None, cross_mask=None,
+    return_attention_weights=False).
+
+    Args: the same as for `Encoder`.
+
+    Returns:
+        output (B, T, D); with return_attention_weights=True also a dict
+        {"decoder/0/self": float32 (B, H, T, T), "decoder/0/cross": (B, H, T, S), ...}.
+
+    Raises:
+        ValueError: if an argument, an id or the length is outside its range.
+        TypeError: if ids are not integers or a mask is not boolean.
+
+    Example:
+        >>> import numpy as np
+        >>> decoder = Decoder(2, 8, 2, 32, vocab_size=10, max_length=6)
+        >>> encoder_output = keras.random.normal((1, 5, 8))
+        >>> tuple(decoder(np.array([[1, 2, 3]]), encoder_output).shape)
+        (1, 3, 8)
+
+    Source: "Attention Is All You Need", section 3.1.
+    """
+
+    layer_class = DecoderLayer
+
+    def build(self, token_ids_shape, encoder_output_shape):
+        super().build(token_ids_shape, encoder_output_shape)
+
+    def call(
+        self,
+        token_ids,
+        encoder_output,
+        mask=None,
+        cross_mask=None,
+        return_attention_weights=False,
+        training=None,
+    ):
+        x = self.embedding(token_ids, training=training)  # (B, T) -> (B, T, D)
+        weights = {}
+        for index, layer in enumerate(self.layers):
+            x, layer_weights = layer(
+                x,
+                encoder_output,
+                mask=mask,
+                cross_mask=cross_mask,
+                return_attention_weights=True,
+                training=training,
+            )
+            for kind, array in layer_weights.items():
+                weights[f"decoder/{index}/{kind}"] = array
+        x = self.finish(x)
+        return (x, weights) if return_attention_weights else x
+
+
+@keras.saving.register_keras_serializable("tfgpt")
+class Transformer(keras.Model):
+    """Predict the next target token from a source and the target so far.
+
+    Builds its own masks from the ids: no position sees padding, no target
+    position sees a later one. Source and target have their own embeddings.
+    `training=True` turns on dropout. Under a mixed dtype policy softmax, norm
+    statistics and the returned logits are float32.
+
+    Call: model({"source": ids, "target": ids}, return_attention_weights=False).
+
+    Args:
+        num_layers: int, L layers in the encoder and L in the decoder.
+        d_model: int, D, a multiple of num_heads.
+        num_heads: int, H.
+        dff: int, inner width of the feed-forward networks.
+        source_vocab_size: int, number of source tokens.
+        target_vocab_size: int, V.
+        max_length: int, the longest source or target.
+        dropout: float in [0, 1).
+        pad_id: int, the id that stands for padding in both sequences.
+        norm_first: bool, False: post-norm as in the paper; True: pre-norm.
+        activation: name or callable, used in the feed-forward networks.
+        positions: "sinusoidal" or "learned".
+
+    Returns:
+        logits, float32 (B, T, V); with return_attention_weights=True also a dict
+        with "encoder/0" (B, H, S, S), "decoder/0/self" (B, H, T, T),
+        "decoder/0/cross" (B, H, T, S) and so on for each layer, float32.
+
+    Raises:
+        ValueError: if an argument, an id or a length is outside its range, or the
+            input is no dict with "source" and "target".
+        TypeError: if ids are not integers.
+
+    Example:
+        >>> import numpy as np
+        >>> model = Transformer(1, 8, 2, 32, 20, 30, max_length=6)
+        >>> ids = {"source": np.array([[5, 6, 7, 0]]), "target": np.array([[1, 9]])}
+        >>> tuple(model(ids).shape)
+        (1, 2, 30)
+
+    Source: "Attention Is All You Need", figure 1; notebooks 05 and 06.
+    """
+
+    def __init__(
+        self,
+        num_layers,
+        d_model,
+        num_heads,
+        dff,
+        source_vocab_size,
+        target_vocab_size,
+        max_length,
+        dropout=0.1,
+        pad_id=0,
+        *,
+        norm_first=False,
+        activation="relu",
+        positions="sinusoidal",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        check_positive("source_vocab_size", source_vocab_size)
+        check_positive("target_vocab_size", target_vocab_size)
+        self.source_vocab_size = source_vocab_size
+        self.target_vocab_size = target_vocab_size
+        self.pad_id = pad_id
+        self.stack_settings = {
+            "num_layers": num_layers,
+            "d_model": d_model,
+            "num_heads": num_heads,
+            "dff": dff,
+            "max_length": max_length,
+            "dropout": dropout,
+            "norm_first": norm_first,
+            "activation": activation,
+            "positions": positions,
+        }
+        settings = {**self.stack_settings, "dtype": self.dtype_policy}
+        self.encoder = Encoder(vocab_size=source_vocab_size, name="encoder", **settings)
+        self.decoder = Decoder(vocab_size=target_vocab_size, name="decoder", **settings)
+        self.output_projection = keras.layers.Dense(
+            target_vocab_size, dtype=self.dtype_policy, name="output"
+        )
+        # Every shape is known: optimizers, summaries and weight files need no first call.
+        self.build({"source": (None, max_length), "target": (None, max_length)})
+
+    def build(self, shapes=None):
+        if self.built:
+            return
+        hidden_shape = (None, None, self.decoder.d_model)
+        self.encoder.build(shapes["source"])
+        self.decoder.build(shapes["target"], hidden_shape)
+        self.output_projection.build(hidden_shape)
+
+    def call(self, inputs, return_attention_weights=False, training=None):
+        if not isinstance(inputs, dict) or {"source", "target"} - inputs.keys():
+            received = sorted(inputs) if isinstance(inputs, dict) else type(inputs).__name__
+            raise ValueError(f'inputs must be a dict with "source" and "target", got {received}.')
+        source, target = inputs["source"], inputs["target"]
+        encoder_mask, decoder_mask, cross_mask = create_masks(source, target, self.pad_id)
+        encoder_output, encoder_weights = self.encoder(
+            source, mask=encoder_mask, return_attention_weights=True, training=training
+        )
+        decoder_output, decoder_weights = self.decoder(
+            target,
+            encoder_output,
+            mask=decoder_mask,
+            cross_mask=cross_mask,
+            return_attention_weights=True,
+            training=training,
+        )
+        # (B, T, D) -> (B, T, V)
+        logits = ops.cast(self.output_projection(decoder_output), "float32")
+        return (logits, encoder_weights | decoder_weights) if return_attention_weights else logits
+
+    def check_ids(self, inputs):
+        """Raise unless the ids are in their vocabularies; for use before a compiled step."""
+        check_token_ids("source", inputs["source"], self.source_vocab_size)
+        check_token_ids("target", inputs["target"], self.target_vocab_size)
+
+    def get_config(self):
+        activation = keras.activations.get(self.stack_settings["activation"])
+        return {
+            **super().get_config(),
+            **self.stack_settings,
+            "activation": keras.activations.serialize(activation),
+            "source_vocab_size": self.source_vocab_size,
+            "target_vocab_size": self.target_vocab_size,
+            "pad_id": self.pad_id,
+        }

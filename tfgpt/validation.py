@@ -1,0 +1,98 @@
+"""Checks of arguments: every message names the argument, the rule and the value."""
+
+import numpy as np
+from keras import ops
+
+
+def check_positive(name, value):
+    """Raise unless `value` is an integer >= 1.
+
+    Args:
+        name: str, the argument's name in the message.
+        value: the value to check.
+
+    Raises:
+        ValueError: if `value` is not an integer, is a bool, or is below 1.
+    """
+    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not is_integer or value < 1:
+        raise ValueError(f"{name} must be an integer >= 1, got {value!r}.")
+
+
+def check_rate(name, value):
+    """Raise unless `value` is a number in [0, 1): a dropout or smoothing rate.
+
+    Args:
+        name: str, the argument's name in the message.
+        value: the value to check.
+
+    Raises:
+        ValueError: if `value` is outside [0, 1) or not a number.
+    """
+    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not is_number or not 0 <= value < 1:
+        raise ValueError(f"{name} must be in [0, 1), got {value!r}.")
+
+
+def check_choice(name, value, choices):
+    """Raise unless `value` is one of `choices`.
+
+    Args:
+        name: str, the argument's name in the message.
+        value: the value to check.
+        choices: the allowed values.
+
+    Raises:
+        ValueError: if `value` is not in `choices`.
+    """
+    if value not in choices:
+        allowed = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{name} must be one of {allowed}, got {value!r}.")
+
+
+def concrete_values(x):
+    """Return `x` as a NumPy array, or None while a graph is being traced.
+
+    Args:
+        x: a tensor, array or nested list.
+
+    Returns:
+        numpy array of the same shape, or None if `x` has no values yet.
+    """
+    try:
+        return np.asarray(x)
+    except (TypeError, ValueError, NotImplementedError):
+        return None
+
+
+def check_token_ids(name, token_ids, vocab_size):
+    """Raise unless `token_ids` are integers in [0, vocab_size).
+
+    Without this check an id that is too large reads a wrong row on some devices
+    and no error appears. Inside a traced function only the dtype can be checked.
+
+    Args:
+        name: str, the argument's name in the message.
+        token_ids: integer tensor of any shape.
+        vocab_size: int, the number of rows of the embedding table.
+
+    Raises:
+        TypeError: if the dtype is not an integer.
+        ValueError: if an id is negative or >= vocab_size.
+    """
+    # A list or NumPy array has its own dtype; a backend tensor is asked through keras.
+    dtype = str(
+        token_ids.dtype
+        if isinstance(token_ids, np.ndarray)
+        else ops.convert_to_tensor(token_ids).dtype
+    )
+    if "int" not in dtype:
+        raise TypeError(f"{name} must be integers, got dtype {dtype}.")
+    values = concrete_values(token_ids)
+    if values is None or values.size == 0:
+        return
+    for value in (values.min(), values.max()):
+        if not 0 <= value < vocab_size:
+            raise ValueError(
+                f"{name} must be in [0, vocab_size) = [0, {vocab_size}), got {int(value)}."
+            )
