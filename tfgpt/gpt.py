@@ -130,6 +130,7 @@ class GPT(keras.Model):
                 dtype=self.dtype_policy,
                 name="output",
             )
+        self.supports_masking = True
         # Every shape is known: optimizers, summaries and weight files need no first call.
         self.build((None, context_length))
 
@@ -181,6 +182,10 @@ class GPT(keras.Model):
             weights[f"decoder/{index}/self"] = layer_weights["self"]
         logits = self.logits(self.final_norm(x))  # (B, T, D) -> (B, T, V)
         return (logits, weights) if return_attention_weights else logits
+
+    def compute_mask(self, inputs, previous_mask):
+        # The attention mask of a call is no mask of the logits.
+        return None
 
     def check_ids(self, token_ids):
         """Raise unless the ids are integers in [0, V); for use before a compiled step."""

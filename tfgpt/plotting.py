@@ -231,7 +231,8 @@ def new_figure(rows, columns, size):
 def finish(figure, title, save):
     """Add the title, write the file, return the figure."""
     if title:
-        figure.suptitle(title, **font_for([title]))
+        (text,), font = readable([title])
+        figure.suptitle(text, **font)
     if save is not None:
         figure.savefig(save, dpi=150)
     return figure
@@ -250,10 +251,7 @@ def label_axes(axis, query_tokens, key_tokens):
         (query_tokens, axis.set_yticks, 0),
     ):
         if tokens is not None:
-            labels = [visible(token) for token in tokens]
-            font = font_for(labels)
-            if not font:
-                labels = [code_points(label) for label in labels]
+            labels, font = readable([visible(token) for token in tokens])
             set_ticks(range(len(labels)), labels, rotation=rotation, fontsize=8, **font)
 
 
@@ -271,12 +269,14 @@ def code_points(label):
     )
 
 
-def font_for(labels):
-    """Return the font argument for labels; empty if Chinese cannot be shown."""
+def readable(labels):
+    """Return labels and font arguments that show them; code points without a font."""
     if not any(character >= FIRST_CJK_CHARACTER for label in labels for character in label):
-        return {"fontfamily": "sans-serif"}
+        return labels, {}
     font = cjk_font()
-    return {"fontfamily": [font, "sans-serif"]} if font else {}
+    if font is None:
+        return [code_points(label) for label in labels], {}
+    return labels, {"fontfamily": [font, "sans-serif"]}
 
 
 @lru_cache(maxsize=1)

@@ -9,12 +9,12 @@ import keras
 from keras import ops
 
 from tfgpt.layers import DecoderLayer, EncoderLayer
-from tfgpt.masks import create_masks
+from tfgpt.masks import MaskedLayer, create_masks
 from tfgpt.positional import PositionalEmbedding
 from tfgpt.validation import check_positive, check_token_ids
 
 
-class LayerStack(keras.layers.Layer):
+class LayerStack(MaskedLayer):
     """What encoder and decoder share: an embedding, equal layers, a last norm.
 
     With post-norm every layer ends in a norm; with pre-norm the stack needs one
