@@ -9,7 +9,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfgpt.validation import check_choice, check_positive, check_rate, check_token_ids
+from tfgpt.validation import (
+    check_choice,
+    check_positive,
+    check_rate,
+    check_token_ids,
+    concrete_values,
+)
 
 LAYOUTS = ("interleaved", "concat")
 # The longest wavelength is 2 pi x 10000 positions (section 3.5 of the paper).
@@ -143,7 +149,8 @@ class PositionalEmbedding(keras.layers.Layer):
     Raises:
         TypeError: if the ids are not integers.
         ValueError: if an id is outside [0, V), the sequence is longer than
-            max_length, or an argument is outside its range.
+            max_length, or an argument is outside its range. In a compiled function
+            (`fit`, XLA) a wrong id gives NaN instead of an error.
 
     Example:
         >>> layer = PositionalEmbedding(vocab_size=10, d_model=4, max_length=8)
@@ -212,6 +219,11 @@ class PositionalEmbedding(keras.layers.Layer):
                 f"token_ids must have at most max_length={self.max_length} positions, got {length}."
             )
         x = ops.take(self.embeddings, token_ids, axis=0)  # (B, T) -> (B, T, D)
+        if concrete_values(token_ids) is None:
+            # Inside a compiled function nothing can be raised, and XLA reads a wrong
+            # row for a wrong id: make the result, and so the loss, NaN instead.
+            known = ops.logical_and(token_ids >= 0, token_ids < self.vocab_size)
+            x = ops.where(known[..., None], x, float("nan"))
         if self.scale:
             x = x * self.d_model**0.5
         if self.positions is not None:

@@ -89,6 +89,7 @@ def make_train_step(
     Raises:
         ValueError: if an argument is outside its range or the model is not built;
             from the step: if an id is outside the vocabulary.
+        RuntimeError: if the Keras backend is not TensorFlow.
 
     Example:
         >>> import numpy as np
@@ -103,6 +104,11 @@ def make_train_step(
     """
     import tensorflow as tf
 
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            f"make_train_step needs the TensorFlow backend, got {keras.backend.backend()!r}: "
+            "use model.compile(...) and model.fit(...) instead."
+        )
     optimizer = prepare(model, optimizer, mixed_precision)
     if clip_norm is not None and not clip_norm > 0:
         raise ValueError(f"clip_norm must be > 0 or None, got {clip_norm!r}.")

@@ -1,0 +1,42 @@
+# make demo, make test and make lab need Python >= 3.11 and nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+
+.PHONY: demo test lab test-all test-jax lint install
+
+demo: $(INSTALLED)
+	$(BIN)/tfgpt demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+lab: $(INSTALLED)
+	$(BIN)/jupyter lab notebooks
+
+test-all: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2
+
+test-jax: $(VENV)/installed-jax
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 $(addprefix tests/test_,$(addsuffix .py, \
+		masks positional attention layers transformer gpt losses generation))
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+install: $(INSTALLED)
+
+# Installs again whenever one of the two files changes.
+$(INSTALLED): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "tfgpt needs Python >= 3.11: make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Installing into $(VENV); the first time takes a few minutes."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt --editable ".[dev]"
+	@touch $(INSTALLED)
+
+$(VENV)/installed-jax: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --editable ".[jax]"
+	@touch $@

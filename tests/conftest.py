@@ -1,0 +1,38 @@
+"""What all tests share: quiet logs, one seed, and a mark for TensorFlow's own features."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+
+def pytest_configure(config):
+    config.addinivalue_line(
+        "markers",
+        "requires_tensorflow: uses tf.function, XLA, GradientTape or export; skipped elsewhere",
+    )
+
+
+def pytest_collection_modifyitems(items):
+    if keras.backend.backend() == "tensorflow":
+        return
+    skip = pytest.mark.skip(reason="needs KERAS_BACKEND=tensorflow")
+    for item in items:
+        if "requires_tensorflow" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    """Start every test from the same random state, whatever ran before it."""
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def rng():
+    """NumPy's random numbers, the same in every run."""
+    return np.random.default_rng(0)

@@ -1,0 +1,166 @@
+"""Checks that every layer and model must pass, and helpers that several tests use."""
+
+import inspect
+import json
+
+import keras
+import numpy as np
+from keras import tree
+
+IS_TENSORFLOW = keras.backend.backend() == "tensorflow"
+HALF_POLICIES = ("mixed_bfloat16", "mixed_float16")
+
+
+def to_numpy(structure):
+    """Convert every tensor to NumPy; half precision becomes float32 without rounding."""
+
+    def convert(tensor):
+        if "float16" in str(tensor.dtype):
+            tensor = keras.ops.cast(tensor, "float32")
+        return keras.ops.convert_to_numpy(tensor)
+
+    return tree.map_structure(convert, structure)
+
+
+def assert_close(actual, expected, tolerance):
+    """Raise unless two structures of tensors agree within an absolute tolerance."""
+    actual, expected = to_numpy(actual), to_numpy(expected)
+    tree.assert_same_structure(actual, expected)
+    for one, other in zip(tree.flatten(actual), tree.flatten(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=tolerance)
+
+
+def assert_identical(actual, expected):
+    """Raise unless two structures of tensors are equal bit by bit."""
+    for one, other in zip(
+        tree.flatten(to_numpy(actual)), tree.flatten(to_numpy(expected)), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def randomize(layer, rng, scale=0.5):
+    """Draw all weights anew: initial zeros and ones would hide mistakes. Return the layer."""
+    for weight in layer.weights:
+        is_gamma = weight.path.endswith("gamma")
+        weight.assign(rng.normal(float(is_gamma), scale, weight.shape))
+    return layer
+
+
+def compiled(mode, function):
+    """Return a function as it is, traced by tf.function, or compiled by XLA."""
+    if mode == "eager":
+        return function
+    import tensorflow as tf
+
+    return tf.function(function, jit_compile=mode == "xla")
+
+
+def random_state(layer):
+    """Return what restores the layer's random numbers: the states of its seed generators."""
+    weights = {id(weight) for weight in layer.weights}
+    states = [variable for variable in layer.variables if id(variable) not in weights]
+    values = [np.array(state) for state in states]
+
+    def restore():
+        for state, value in zip(states, values, strict=True):
+            state.assign(value)
+
+    return restore
+
+
+def with_dtype(layer, policy):
+    """Return a layer with the same settings and weights under another dtype policy."""
+    twin = type(layer).from_config({**layer.get_config(), "dtype": policy})
+    if not twin.built:
+        twin.build_from_config(layer.get_build_config())
+    twin.set_weights(layer.get_weights())
+    return twin
+
+
+def all_layers(layer):
+    """List the layer and everything inside it."""
+    return list(layer._flatten_layers())
+
+
+def symbolic(array, batch=None):
+    """Describe an array for the functional API, with an open batch size."""
+    return keras.Input(batch_shape=(batch, *array.shape[1:]), dtype=str(array.dtype))
+
+
+def check_layer(layer, *inputs, tmp_path, tolerance=1e-5, **kwargs):
+    """Run the routine checks of a layer or model on NumPy inputs.
+
+    Args:
+        layer: layer that was not called before.
+        *inputs: NumPy arrays, or a dict of arrays.
+        tmp_path: folder to save in.
+        tolerance: float, allowed absolute difference between two ways to the same
+            float32 result.
+        **kwargs: NumPy arrays for keyword arguments, such as masks.
+    """
+    output = layer(*inputs, **kwargs)
+    check_built(layer, inputs)
+    check_config(layer, inputs, kwargs, output, tolerance)
+    check_functional(layer, inputs, kwargs, output, tmp_path, tolerance)
+    check_half_precision(layer, inputs, kwargs)
+    if IS_TENSORFLOW:
+        for mode in ("graph", "xla"):
+            actual = compiled(mode, lambda *x: layer(*x, **kwargs))(*inputs)
+            assert_close(actual, output, tolerance)
+
+
+def check_built(layer, inputs):
+    """Everything inside is built, and `build` alone makes all the weights of a call."""
+    unbuilt = [inner.name for inner in all_layers(layer) if not inner.built]
+    assert not unbuilt, f"not built after a call: {unbuilt}"
+    twin = type(layer).from_config(layer.get_config())
+    if not twin.built:
+        twin.build(*(array.shape for array in inputs))
+    made = [(weight.path, weight.shape) for weight in twin.weights]
+    twin(*inputs)
+    assert made == [(weight.path, weight.shape) for weight in twin.weights]
+
+
+def check_config(layer, inputs, kwargs, output, tolerance):
+    """Every argument is in the config, is JSON, and makes the same layer again."""
+    config = layer.get_config()
+    json.dumps(keras.saving.serialize_keras_object(layer))
+    arguments = {
+        name
+        for cls in type(layer).__mro__
+        if cls.__module__.startswith("tfgpt")
+        for name, parameter in inspect.signature(cls.__init__).parameters.items()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    } - {"self"}
+    assert arguments <= config.keys(), f"missing in get_config: {arguments - config.keys()}"
+    twin = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
+    assert twin.get_config() == config
+    twin(*inputs, **kwargs)
+    twin.set_weights(layer.get_weights())
+    assert_close(twin(*inputs, **kwargs), output, tolerance)
+
+
+def check_functional(layer, inputs, kwargs, output, tmp_path, tolerance):
+    """The functional API sees the real shapes and dtypes; save and load keep the model."""
+    arguments, keywords = tree.map_structure(symbolic, (list(inputs), kwargs))
+    described = layer(*arguments, **keywords)
+    for symbol, tensor in zip(tree.flatten(described), tree.flatten(output), strict=True):
+        assert tuple(symbol.shape) == (None, *tensor.shape[1:])
+        assert keras.backend.standardize_dtype(tensor.dtype) == symbol.dtype
+    model = keras.Model((arguments, keywords), described)
+    assert_close(model((list(inputs), kwargs)), output, tolerance)
+    path = tmp_path / f"{layer.name}.keras"
+    model.save(path)
+    loaded = keras.saving.load_model(path)
+    assert_identical(loaded.get_weights(), model.get_weights())
+    assert_close(loaded((list(inputs), kwargs)), output, tolerance)
+
+
+def check_half_precision(layer, inputs, kwargs):
+    """Under mixed policies outputs are finite and weights stay float32."""
+    for policy in HALF_POLICIES:
+        twin = with_dtype(layer, policy)
+        output = to_numpy(twin(*inputs, **kwargs))
+        assert all(np.isfinite(array).all() for array in tree.flatten(output))
+        assert {weight.dtype for weight in twin.weights} <= {"float32"}
+        assert {inner.compute_dtype for inner in all_layers(twin)} == {policy.split("_")[1]}

@@ -1,0 +1,92 @@
+"""The `tfgpt` command: `tfgpt demo` and `tfgpt generate`."""
+
+import argparse
+import os
+import sys
+
+# Before TensorFlow loads: its notes about the processor would hide the demo's lines.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def main(arguments=None):
+    """Run the command line.
+
+    Args:
+        arguments: list of str; None: those of the process.
+
+    Returns:
+        int, the exit code: 0 if all went well, 2 after wrong input, 130 after Ctrl-C.
+    """
+    options = make_parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (ValueError, TypeError, OSError) as error:
+        print(f"tfgpt: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130  # the exit code of a program that was stopped from the keyboard
+    return 0
+
+
+def make_parser():
+    """Describe the commands and their options."""
+    parser = argparse.ArgumentParser(prog="tfgpt", description="GPT for Keras, made to be read.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    demo = commands.add_parser("demo", help="train a small GPT on a text in about three minutes")
+    demo.add_argument(
+        "--corpus",
+        default="shakespeare",
+        help="shakespeare, chinese_poems, or the path of a UTF-8 text file",
+    )
+    demo.add_argument("--run-dir", default="runs/demo", help="folder for all results")
+    demo.add_argument("--steps", type=int, help="training steps")
+    demo.add_argument("--seed", type=int, default=0, help="seed of weights, batches and sample")
+    demo.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    demo.set_defaults(run=run_demo)
+
+    generate = commands.add_parser("generate", help="write text with a trained demo")
+    generate.add_argument("--run-dir", default="runs/demo", help="folder of the demo")
+    generate.add_argument("--prompt", help="text to continue")
+    generate.add_argument("--tokens", type=int, default=500, help="characters to generate")
+    generate.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest")
+    generate.add_argument("--top-k", type=int, help="draw among the k likeliest")
+    generate.add_argument("--top-p", type=float, help="draw among those that sum to p")
+    generate.add_argument("--seed", type=int, help="the same seed gives the same text")
+    generate.set_defaults(run=run_generate)
+    return parser
+
+
+def run_demo(options):
+    """Train, with the options of `tfgpt demo`."""
+    from tfgpt import demo
+
+    demo.run_demo(options.corpus, options.run_dir, options.steps, options.seed, options.resume)
+
+
+def run_generate(options):
+    """Print a sample, with the options of `tfgpt generate`."""
+    from pathlib import Path
+
+    import keras
+
+    from tfgpt import CharTokenizer, demo
+
+    folder = Path(options.run_dir)
+    if not (folder / "model.keras").exists():
+        raise FileNotFoundError(
+            f"--run-dir must hold a trained model, got {str(folder)!r} without model.keras: "
+            "run `tfgpt demo` first."
+        )
+    print(
+        demo.sample_text(
+            keras.saving.load_model(folder / "model.keras"),
+            CharTokenizer.load(folder / "tokenizer.json"),
+            options.prompt,
+            options.tokens,
+            temperature=options.temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            seed=options.seed,
+        )
+    )
