@@ -15,6 +15,8 @@ def pytest_configure(config):
         "markers",
         "requires_tensorflow: uses tf.function, XLA, GradientTape or export; skipped elsewhere",
     )
+    # Keras's TensorFlow variables do not know NumPy 2's copy keyword; nothing depends on it.
+    config.addinivalue_line("filterwarnings", "ignore:__array__ implementation:DeprecationWarning")
 
 
 def pytest_collection_modifyitems(items):

@@ -5,6 +5,7 @@ import json
 
 import keras
 import numpy as np
+import pytest
 from keras import tree
 
 IS_TENSORFLOW = keras.backend.backend() == "tensorflow"
@@ -55,6 +56,21 @@ def compiled(mode, function):
     return tf.function(function, jit_compile=mode == "xla")
 
 
+def gradient(function, x):
+    """Return the gradient of a scalar function at x, on TensorFlow and JAX."""
+    if IS_TENSORFLOW:
+        import tensorflow as tf
+
+        x = tf.convert_to_tensor(x)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            result = function(x)
+        return to_numpy(tape.gradient(result, x))
+    import jax
+
+    return to_numpy(jax.grad(function)(x))
+
+
 def random_state(layer):
     """Return what restores the layer's random numbers: the states of its seed generators."""
     weights = {id(weight) for weight in layer.weights}
@@ -75,6 +91,73 @@ def with_dtype(layer, policy):
         twin.build_from_config(layer.get_build_config())
     twin.set_weights(layer.get_weights())
     return twin
+
+
+DROPOUT_CASES = {
+    "no_dropout": (0.0, False),
+    "dropout_at_inference": (0.1, False),
+    "dropout_in_training": (0.1, True),
+}
+
+
+def leak_cases(test):
+    """Run a leak test for every mode, dtype policy and use of dropout.
+
+    XLA takes seconds to compile: without the slow tests it runs only the case that
+    has all the operations of the others, float32 with dropout.
+    """
+    cases = []
+    for mode in ("eager", "graph", "xla"):
+        for policy in ("float32", "mixed_bfloat16"):
+            for name, (dropout, training) in DROPOUT_CASES.items():
+                marks = [] if mode == "eager" else [pytest.mark.requires_tensorflow]
+                if mode == "xla" and not (policy == "float32" and training):
+                    marks.append(pytest.mark.slow)
+                case = (mode, policy, dropout, training)
+                cases.append(pytest.param(*case, marks=marks, id=f"{mode}-{policy}-{name}"))
+    return pytest.mark.parametrize(("mode", "policy", "dropout", "training"), cases)(test)
+
+
+def check_no_leak(layer, call, x, change, mode):
+    """Raise unless output and weights at a position ignore all later positions, bit by bit.
+
+    Also checks that the position itself is seen, and that asking for the attention
+    weights leaves the output as it is. With and without weights are two functions,
+    so that each is traced and compiled by itself.
+
+    Args:
+        layer: built layer; dropout draws the same numbers in every call.
+        call: function (x, return_attention_weights) -> output or (output, weights),
+            weights a dict; those named "...self" must be causal.
+        x: array (B, T, ...).
+        change: function of an array, returns another one that differs everywhere.
+        mode: "eager", "graph" or "xla".
+    """
+    restore = random_state(layer)
+    outputs = []
+    for asked in (False, True):
+        function = compiled(mode, lambda x, asked=asked: call(x, asked))
+
+        def run(x, function=function, asked=asked):
+            restore()
+            result = function(x)
+            return to_numpy(result if asked else (result, {}))
+
+        output, weights = run(x)
+        outputs.append(output)
+        assert not asked or weights
+        for j in {1, x.shape[1] - 1}:
+            changed = x.copy()
+            changed[:, j] = change(x[:, j])
+            changed_output, changed_weights = run(changed)
+            np.testing.assert_array_equal(changed_output[:, :j], output[:, :j])
+            assert (changed_output[:, j] != output[:, j]).any()
+            for name in weights:
+                if name.endswith("self"):
+                    np.testing.assert_array_equal(
+                        changed_weights[name][:, :, :j], weights[name][:, :, :j]
+                    )
+    np.testing.assert_array_equal(*outputs)
 
 
 def all_layers(layer):
@@ -144,9 +227,11 @@ def check_functional(layer, inputs, kwargs, output, tmp_path, tolerance):
     """The functional API sees the real shapes and dtypes; save and load keep the model."""
     arguments, keywords = tree.map_structure(symbolic, (list(inputs), kwargs))
     described = layer(*arguments, **keywords)
-    for symbol, tensor in zip(tree.flatten(described), tree.flatten(output), strict=True):
-        assert tuple(symbol.shape) == (None, *tensor.shape[1:])
-        assert keras.backend.standardize_dtype(tensor.dtype) == symbol.dtype
+    assert_described(described, output)
+    if "return_attention_weights" in inspect.signature(layer.call).parameters:
+        asked = {"return_attention_weights": True}
+        with_weights = layer(*inputs, **kwargs, **asked)
+        assert_described(layer(*arguments, **keywords, **asked), with_weights)
     model = keras.Model((arguments, keywords), described)
     assert_close(model((list(inputs), kwargs)), output, tolerance)
     path = tmp_path / f"{layer.name}.keras"
@@ -154,6 +239,14 @@ def check_functional(layer, inputs, kwargs, output, tmp_path, tolerance):
     loaded = keras.saving.load_model(path)
     assert_identical(loaded.get_weights(), model.get_weights())
     assert_close(loaded((list(inputs), kwargs)), output, tolerance)
+
+
+def assert_described(described, output):
+    """Raise unless symbolic tensors have the structure, shapes and dtypes of real ones."""
+    tree.assert_same_structure(described, output)
+    for symbol, tensor in zip(tree.flatten(described), tree.flatten(output), strict=True):
+        assert tuple(symbol.shape) == (None, *tensor.shape[1:])
+        assert keras.backend.standardize_dtype(tensor.dtype) == symbol.dtype
 
 
 def check_half_precision(layer, inputs, kwargs):

@@ -134,7 +134,7 @@ def test_one_trace_with_open_shapes_serves_every_batch():
 
 @pytest.mark.parametrize("mask", [np.ones((2, 2), "float32"), np.ones((2, 2), "int32")])
 def test_a_number_mask_is_refused_and_the_old_convention_named(mask):
-    with pytest.raises(TypeError, match=r"mask must be boolean.*got dtype.*1 = masked"):
+    with pytest.raises(TypeError, match=rf"mask must be boolean.*dtype {mask.dtype}.*1 = masked"):
         check_mask(mask)
     with pytest.raises(TypeError, match=r"masks\[1\] must be boolean.*1 = masked"):
         combine_masks(None, mask)

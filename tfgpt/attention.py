@@ -164,7 +164,7 @@ class MultiHeadAttention(MaskedLayer):
 
     Raises:
         ValueError: if num_heads does not divide d_model, a rate is outside
-            [0, 1), or rotary is used with another sequence as key.
+            [0, 1), or rotary is used with a key.
         TypeError: if the mask is not boolean.
 
     Example:
@@ -243,7 +243,7 @@ class MultiHeadAttention(MaskedLayer):
         return_attention_weights=False,
         training=None,
     ):
-        if self.rotary and not (key is None or key is query):
+        if self.rotary and key is not None:
             raise ValueError("rotary positions need key=None: they compare places in one sequence.")
         key = query if key is None else key
         value = key if value is None else value

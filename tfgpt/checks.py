@@ -6,12 +6,24 @@ right or when the exercise is still empty, and raises AssertionError with a hint
 when a result is wrong.
 """
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
+from keras import ops
 
-from tfgpt.attention import masked_softmax
-from tfgpt.masks import causal_mask
+from tfgpt.attention import (
+    MultiHeadAttention,
+    attention_scores,
+    masked_softmax,
+    scaled_dot_product_attention,
+)
+from tfgpt.data import shift
+from tfgpt.layers import DecoderLayer
+from tfgpt.losses import masked_accuracy, masked_loss
+from tfgpt.masks import causal_mask, create_masks
+from tfgpt.positional import apply_rotary, get_angles, positional_encoding
+from tfgpt.training import WarmupSchedule
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,26 @@ class Exercise:
     tolerance: float = 1e-5
 
 
+def count_parameters(layer, d_model):
+    """Build a layer for inputs (B, T, d_model) and count its parameters."""
+    hidden_shape = (None, None, d_model)
+    needs_source = isinstance(layer, DecoderLayer) and layer.cross_attention
+    layer.build(hidden_shape, hidden_shape) if needs_source else layer.build(hidden_shape)
+    return layer.count_params()
+
+
+def layer_norm(x, gain=1.0, bias=0.0, epsilon=1e-6):
+    """Normalise the features of each position with Keras's own operation."""
+    x = ops.convert_to_tensor(x, dtype="float32")
+    ones = ops.ones(x.shape[-1:])
+    return ops.layer_normalization(x, gain * ones, bias * ones, axis=-1, epsilon=epsilon)
+
+
+def features(*shape):
+    """Make test values of a shape: 0, 1, 2, ... turned into numbers in [-1, 1]."""
+    return np.sin(np.arange(np.prod(shape), dtype="float32")).reshape(shape)
+
+
 EXERCISES = {
     "softmax": Exercise(
         lambda scores: masked_softmax(np.asarray(scores, "float32")),
@@ -62,6 +94,320 @@ EXERCISES = {
         (
             Case("length 3", (3,), "Row i may see the columns j <= i, so also itself."),
             Case("edge case: length 1", (1,), "One token may see itself."),
+        ),
+    ),
+    "untrained loss": Exercise(
+        # Equal logits: every token is equally likely.
+        lambda vocab_size: masked_loss(
+            np.zeros((1, 1), "int32"), np.zeros((1, 1, vocab_size), "float32"), pad_id=None
+        ),
+        (
+            Case("2 tokens", (2,), "Each token has the probability 1 / vocab_size."),
+            Case("67 tokens", (67,), "Use the natural logarithm, np.log."),
+            Case("edge case: 1 token", (1,), "The only token is certain, so the loss is 0."),
+        ),
+    ),
+    "attend from one position": Exercise(
+        lambda query, keys, values: scaled_dot_product_attention(
+            *(np.asarray(x, "float32") for x in ([query], keys, values))
+        )[0][0],
+        (
+            Case(
+                "two keys",
+                ([1.0, 0.0], [[1.0, 0.0], [0.0, 1.0]], [[10.0], [20.0]]),
+                "Products, divided by sqrt(width of the query), softmax, weighted sum.",
+            ),
+            Case(
+                "width 4, three keys",
+                (
+                    [1.0, 2.0, 1.0, 1.0],
+                    [[1.0, 1.0, 0.0, 0.0], [0.0, 1.0, 0.0, 2.0], [1.0, 2.0, 0.0, 2.0]],
+                    [[10.0, 0.0], [0.0, 10.0], [10.0, 10.0]],
+                ),
+                "The square root is taken of the width, 4, not of the number of keys, 3.",
+            ),
+            Case(
+                "edge case: equal keys",
+                ([3.0, -1.0], [[2.0, 5.0]] * 3, [[1.0], [2.0], [6.0]]),
+                "Equal keys get equal weights, so the output is the mean of the values.",
+            ),
+        ),
+    ),
+    "attention scores": Exercise(
+        lambda query, key: attention_scores(
+            np.asarray(query, "float32"), np.asarray(key, "float32")
+        ),
+        (
+            Case(
+                "one query, two keys",
+                ([[2.0, 2.0, 2.0, 2.0]], [[1.0, 1.0, 1.0, 1.0], [1.0, 0.0, 0.0, 0.0]]),
+                "Rows are queries, columns are keys; divide by sqrt(4) = 2.",
+            ),
+            Case(
+                "a batch of two",
+                ([[[1.0, 2.0]], [[3.0, 4.0]]], [[[1.0, 0.0]], [[0.0, 1.0]]]),
+                "Exchange only the last two axes of key: np.swapaxes(key, -1, -2).",
+            ),
+            Case("edge case: width 1", ([[3.0]], [[5.0]]), "sqrt(1) = 1: the plain product."),
+        ),
+    ),
+    "decoder mask": Exercise(
+        lambda target_ids, pad_id: create_masks(
+            np.asarray(target_ids), np.asarray(target_ids), pad_id
+        )[1],
+        (
+            Case(
+                "one sequence without padding",
+                ([[5, 6, 7]], 0),
+                "The causal mask, with the shape (B, 1, T, T).",
+            ),
+            Case(
+                "padding at the end",
+                ([[5, 6, 7, 4], [5, 6, 0, 0]], 0),
+                "A key must be both real and not in the future: use &.",
+            ),
+            Case(
+                "edge case: another padding id",
+                ([[9, 0, 3]], 9),
+                "Compare the ids with pad_id, not with 0.",
+            ),
+        ),
+    ),
+    "cached causal mask": Exercise(
+        lambda query_length, key_length, offset: causal_mask(query_length, key_length, offset)[
+            0, 0
+        ],
+        (
+            Case("no earlier keys", (3, 3, 0), "With offset 0 it is the usual causal mask."),
+            Case(
+                "two new queries after four earlier keys",
+                (2, 6, 4),
+                "Query i stands at place i + offset of the whole sequence.",
+            ),
+            Case("edge case: one new query", (1, 6, 5), "The newest token sees every key."),
+        ),
+    ),
+    "wavelength": Exercise(
+        lambda dim, d_model: 2 * np.pi / get_angles(1, dim, d_model),
+        (
+            Case("the first feature", (0, 8), "The angle grows by 1 per position: 2 pi."),
+            Case(
+                "feature 6 of 8",
+                (6, 8),
+                "The angle at position 1 is 1 / 10000^(2 (dim // 2) / d_model).",
+            ),
+            Case(
+                "edge case: an odd feature",
+                (7, 8),
+                "Features 2i and 2i + 1 share one wave: use dim // 2.",
+            ),
+        ),
+        tolerance=1e-2,
+    ),
+    "interleave": Exercise(
+        lambda table: positional_encoding(*np.shape(table))[0],
+        (
+            Case(
+                "width 4",
+                (positional_encoding(3, 4, layout="concat")[0],),
+                "Sines go to columns 0, 2, ...; cosines to columns 1, 3, ...",
+            ),
+            Case(
+                "edge case: odd width 5",
+                (positional_encoding(3, 5, layout="concat")[0],),
+                "With 5 columns there are 3 sines and 2 cosines.",
+            ),
+        ),
+    ),
+    "rotate a pair": Exercise(
+        # With two features there is one pair, and its angle is the position.
+        lambda pair, angle: apply_rotary(
+            np.asarray(pair, "float32").reshape(1, 1, 1, 2), np.array([angle])
+        )[0, 0, 0],
+        (
+            Case("an angle of 1", ([1.0, 0.0], 1.0), "(1, 0) becomes (cos angle, sin angle)."),
+            Case("two features", ([2.0, 3.0], 0.5), "(a cos - b sin, b cos + a sin)."),
+            Case("edge case: angle 0", ([2.0, 3.0], 0.0), "An angle of 0 changes nothing."),
+        ),
+    ),
+    "split heads": Exercise(
+        lambda x, num_heads: MultiHeadAttention(num_heads, x.shape[-1]).split_heads(x),
+        (
+            Case(
+                "2 heads",
+                (features(1, 3, 4), 2),
+                "Reshape to (B, T, H, K), then exchange the axes 1 and 2.",
+            ),
+            Case(
+                "a batch of 2 with 3 heads",
+                (features(2, 4, 6), 3),
+                "The batch axis stays in front: (B, H, T, K).",
+            ),
+            Case("edge case: one head", (features(1, 2, 4), 1), "One head keeps all features."),
+        ),
+    ),
+    "multi-head attention": Exercise(
+        # Kernels that change nothing leave the split, the attention and the merge.
+        lambda query, key, value, num_heads: MultiHeadAttention(
+            num_heads, query.shape[-1], use_bias=False, kernel_initializer="identity"
+        )(query, key, value),
+        (
+            Case(
+                "self-attention with 2 heads",
+                (features(1, 3, 4), features(1, 3, 4), features(1, 3, 4), 2),
+                "Split query, key and value; attend; merge: transpose back, then reshape.",
+            ),
+            Case(
+                "3 queries, 5 keys",
+                (features(2, 3, 4), features(2, 5, 4) + 1, features(2, 5, 4), 2),
+                "The output has one row per query.",
+            ),
+            Case(
+                "edge case: one head",
+                (features(1, 3, 4), features(1, 3, 4), features(1, 3, 4), 1),
+                "One head is plain attention on all features.",
+            ),
+        ),
+    ),
+    "attention parameters": Exercise(
+        lambda d_model, num_heads, use_bias: count_parameters(
+            MultiHeadAttention(num_heads, d_model, use_bias=use_bias), d_model
+        ),
+        (
+            Case("4 heads", (8, 4, True), "Four kernels (D, D) and four biases (D,)."),
+            Case("one head", (8, 1, True), "The number of heads changes nothing."),
+            Case("edge case: no bias", (12, 2, False), "Without biases only 4 D^2 remain."),
+        ),
+        tolerance=0.0,
+    ),
+    "layer norm": Exercise(
+        layer_norm,
+        (
+            Case(
+                "gain 1, bias 0",
+                (features(2, 4), 1.0, 0.0),
+                "Subtract the mean, divide by the standard deviation, over the last axis.",
+            ),
+            Case(
+                "gain 2, bias 1",
+                (features(1, 3, 4), 2.0, 1.0),
+                "The gain multiplies, the bias is added, both after the division.",
+            ),
+            Case(
+                "edge case: equal features",
+                (np.full((1, 4), 3.0, "float32"), 1.0, 0.0),
+                "The variance is 0: add epsilon=1e-6 to it before the square root.",
+            ),
+        ),
+    ),
+    "residual": Exercise(
+        lambda x, sublayer, norm_first: (
+            x + sublayer(layer_norm(x)) if norm_first else layer_norm(x + sublayer(x))
+        ),
+        (
+            Case(
+                "post-norm",
+                (features(2, 4), lambda x: 2 * x + 1, False),
+                "norm(x + sublayer(x)): the norm comes last.",
+            ),
+            Case(
+                "pre-norm",
+                (features(2, 4), lambda x: 2 * x + 1, True),
+                "x + sublayer(norm(x)): only the sublayer reads normalised values.",
+            ),
+            Case(
+                "edge case: a sublayer that returns 0, pre-norm",
+                (features(2, 4), lambda x: 0 * x, True),
+                "Then x must come through unchanged.",
+            ),
+        ),
+    ),
+    "layer parameters": Exercise(
+        lambda d_model, dff, cross_attention: count_parameters(
+            DecoderLayer(d_model, 1, dff, cross_attention=cross_attention), d_model
+        ),
+        (
+            Case(
+                "a GPT block",
+                (8, 32, False),
+                "One attention (4 D^2 + 4 D), one feed-forward, two norms of 2 D.",
+            ),
+            Case(
+                "with cross-attention",
+                (8, 32, True),
+                "Cross-attention adds one more attention and one more norm.",
+            ),
+            Case(
+                "edge case: dff below d_model",
+                (8, 2, False),
+                "The feed-forward has two kernels and two biases: 2 D dff + dff + D.",
+            ),
+        ),
+        tolerance=0.0,
+    ),
+    "shift": Exercise(
+        shift,
+        (
+            Case(
+                "one sequence",
+                (np.array([[5, 6, 7, 8]]),),
+                "Inputs lose the last token, targets lose the first.",
+            ),
+            Case(
+                "two sequences",
+                (np.array([[5, 6, 7], [1, 2, 0]]),),
+                "Cut along the last axis: token_ids[:, :-1].",
+            ),
+            Case("edge case: two tokens", (np.array([[5, 6]]),), "One input, one target."),
+        ),
+        tolerance=0.0,
+    ),
+    "masked loss": Exercise(
+        masked_loss,
+        (
+            Case(
+                "no padding",
+                (np.array([[1, 2]]), features(1, 2, 4)),
+                "The loss of one token is logsumexp(logits) - logits[target].",
+            ),
+            Case(
+                "with padding",
+                (np.array([[1, 2, 0], [3, 0, 0]]), features(2, 3, 4)),
+                "Divide by the number of real targets, not by all of them.",
+            ),
+            Case(
+                "edge case: only padding",
+                (np.array([[0, 0]]), features(1, 2, 4)),
+                "0 / 0 is NaN: divide by at least 1.",
+            ),
+        ),
+    ),
+    "masked accuracy": Exercise(
+        masked_accuracy,
+        (
+            Case(
+                "no padding",
+                (np.array([[1, 2]]), features(1, 2, 4)),
+                "A prediction is the place of the largest logit.",
+            ),
+            Case(
+                "with padding",
+                (np.array([[1, 3, 0], [2, 0, 0]]), features(2, 3, 4)),
+                "Count real targets only, above and below the fraction line.",
+            ),
+            Case(
+                "edge case: only padding",
+                (np.array([[0, 0]]), features(1, 2, 4)),
+                "0 / 0 is NaN: divide by at least 1.",
+            ),
+        ),
+    ),
+    "warm-up schedule": Exercise(
+        lambda step, d_model, warmup_steps: WarmupSchedule(d_model, warmup_steps)(step),
+        (
+            Case("while it rises", (10, 64, 100), "d_model^-0.5 x step x warmup_steps^-1.5."),
+            Case("after the top", (400, 64, 100), "d_model^-0.5 x step^-0.5."),
+            Case("edge case: step 0", (0, 64, 100), "0^-0.5 is infinite: count step 0 as 1."),
         ),
     ),
 }
@@ -87,7 +433,7 @@ def check(name, answer):
         raise KeyError(f"name must be one of {', '.join(sorted(EXERCISES))}, got {name!r}.")
     exercise = EXERCISES[name]
     for case in exercise.cases:
-        result = answer(*case.inputs)
+        result = answer(*copy.deepcopy(case.inputs))  # the learner may write into them
         if result is None or result is Ellipsis:
             print(f"{name}: still empty. Write your code in place of the `...` line.")
             return False
@@ -110,7 +456,13 @@ def compare(what, result, expected, hint, tolerance):
     Raises:
         AssertionError: if they differ.
     """
-    result, expected = np.asarray(result), np.asarray(expected)
+    try:
+        result, expected = np.asarray(result), np.asarray(expected)
+        numbers = result.astype("float64")
+    except (TypeError, ValueError):
+        raise AssertionError(
+            f"{what}: the result must be one array of numbers, got {result!r}. {hint}"
+        ) from None
     if result.shape != expected.shape:
         raise AssertionError(
             f"{what}: the shape is {result.shape}, expected {expected.shape}. {hint}"
@@ -119,8 +471,10 @@ def compare(what, result, expected, hint, tolerance):
         raise AssertionError(
             f"{what}: the dtype is {result.dtype}, expected {expected.dtype}. {hint}"
         )
-    # NaN compares as False, so it counts as wrong.
-    right = np.abs(result.astype("float64") - expected.astype("float64")) <= tolerance
+    # NaN compares as False, so it counts as wrong; inf equals inf.
+    with np.errstate(invalid="ignore"):
+        near = np.abs(numbers - expected.astype("float64")) <= tolerance
+    right = near | (result == expected)
     if not right.all():
         place = tuple(int(index) for index in np.argwhere(~right)[0])
         where = f" at index {list(place)}" if place else ""

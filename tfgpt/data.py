@@ -42,7 +42,8 @@ def load_text(corpus):
             f"got {str(corpus)!r}."
         )
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        # Not "utf-8-sig": its errors count offsets from after the mark.
+        text = path.read_text(encoding="utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"corpus must be UTF-8 text, got {str(path)!r} with the byte "

@@ -111,12 +111,15 @@ def next_token_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
     if temperature == 0:
         return np.eye(logits.shape[-1])[logits.argmax(axis=-1)]
     ranked = np.argsort(-logits, axis=-1, kind="stable")  # likeliest first
-    scaled = np.take_along_axis(logits, ranked, axis=-1) / temperature
+    scaled = np.take_along_axis(logits, ranked, axis=-1)
+    # The largest becomes 0 first, so that no temperature is too small.
+    with np.errstate(over="ignore"):
+        scaled = (scaled - scaled[:, :1]) / temperature
     if top_k is not None:
         scaled[:, top_k:] = -np.inf
-    probabilities = np.exp(scaled - scaled[:, :1])
+    probabilities = np.exp(scaled)
     probabilities /= probabilities.sum(axis=-1, keepdims=True)
-    if top_p is not None:
+    if top_p is not None and top_p < 1:  # 1 keeps all, also those below rounding
         before = np.cumsum(probabilities, axis=-1) - probabilities
         # The first token is always kept: nothing stands before it.
         probabilities = np.where(before < top_p, probabilities, 0.0)

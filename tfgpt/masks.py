@@ -87,8 +87,8 @@ def check_mask(mask, name="mask"):
         TypeError: if the dtype is not bool.
     """
     mask = ops.convert_to_tensor(mask)
-    dtype = str(mask.dtype)
-    if "bool" not in dtype:
+    dtype = keras.backend.standardize_dtype(mask.dtype)
+    if dtype != "bool":
         raise TypeError(
             f"{name} must be boolean with True = may attend, got dtype {dtype}. "
             "Older code uses numbers with 1 = masked: convert such a mask with (mask == 0)."
@@ -210,6 +210,13 @@ class MaskedLayer(keras.layers.Layer):
 
     def __call__(self, *args, **kwargs):
         arguments = inspect.signature(self.call).bind(*args, **kwargs).arguments
+        # In older code the second argument is `training`; here it would become a mask.
+        for name, value in zip(arguments, args, strict=False):
+            if isinstance(value, bool):
+                raise ValueError(
+                    f"{name} must be a tensor or None, got {value}. Pass training and "
+                    "return_attention_weights by keyword."
+                )
         first_name = next(iter(arguments))
         first = arguments.pop(first_name)
         keys = arguments.get("key")

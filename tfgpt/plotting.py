@@ -169,12 +169,15 @@ def plot_schedule(schedules, steps, title=None, save=None):
     schedules = {None: schedules} if callable(schedules) else schedules
     places = np.unique(np.linspace(1, steps, min(steps, 400)).astype(int))
     figure, axes = new_figure(1, 1, size=(6.0, 3.4))
-    for label, schedule in schedules.items():
-        axes[0, 0].plot(places, [float(schedule(int(step))) for step in places], label=label)
+    for schedule in schedules.values():
+        axes[0, 0].plot(places, [float(schedule(int(step))) for step in places])
     axes[0, 0].set_xlabel("step")
     axes[0, 0].set_ylabel("learning rate")
     if None not in schedules:
-        axes[0, 0].legend()
+        labels, font = readable([visible(label) for label in schedules])
+        axes[0, 0].legend(
+            axes[0, 0].lines, labels, prop={"family": font["fontfamily"]} if font else None
+        )
     return finish(figure, title, save)
 
 
@@ -256,8 +259,11 @@ def label_axes(axis, query_tokens, key_tokens):
 
 
 def visible(token):
-    """Show white space and `$` as text: blank labels would be lost."""
-    text = str(token).replace("\n", "\\n").replace("\t", "\\t").replace("$", r"\$")
+    """Show white space, control characters and `$` as text: labels would be lost."""
+    text = "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in str(token)
+    ).replace("$", r"\$")
     return text.replace(" ", "\u2423") if text.strip(" ") == "" else text
 
 

@@ -1,6 +1,9 @@
 """The record of a training run: rows, progress bar, history.csv and checkpoints."""
 
+import contextlib
 import csv
+import signal
+import threading
 import time
 from pathlib import Path
 
@@ -37,10 +40,25 @@ class Run:
             checkpoint, str(folder / "checkpoint"), max_to_keep=2
         )
         if resume and self.manager.latest_checkpoint:
-            checkpoint.restore(self.manager.latest_checkpoint).assert_consumed()
+            self.restore(checkpoint)
             self.step = int(self.saved_step.numpy())
             self.history = read_history(self.csv_path, last_step=self.step)
             print(f"Going on from step {self.step} in {folder}.")
+
+    def restore(self, checkpoint):
+        """Read the last checkpoint; raise if it is damaged or of another model."""
+        import tensorflow as tf
+
+        path = self.manager.latest_checkpoint
+        try:
+            checkpoint.restore(path).assert_consumed()
+        except (AssertionError, ValueError, RuntimeError, tf.errors.OpError) as error:
+            raise ValueError(
+                "run_dir must hold a checkpoint of this model and optimizer, got "
+                f"{str(self.csv_path.parent)!r}, whose checkpoint {Path(path).name!r} is damaged "
+                "or was written by another. Make a new model and start again without resume, "
+                "or choose another folder."
+            ) from error
 
     def save(self):
         """Write a checkpoint; a half-written one is never taken for a whole one."""
@@ -94,12 +112,31 @@ class Log:
             self.bar.update(self.run.step, [pair for pair in shown if pair[1] is not None])
 
 
+@contextlib.contextmanager
+def delayed_interrupt():
+    """Let Ctrl-C wait until the block is done: a step counts whole or not at all."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # other threads receive no signals
+        return
+    interrupts = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: interrupts.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler or signal.default_int_handler)
+    if interrupts:
+        signal.raise_signal(signal.SIGINT)
+
+
 def write_history(path, history):
     """Write rows to a CSV file; an unmeasured value becomes an empty cell."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    # Written beside and moved: a run that is killed leaves no half file.
+    part = Path(path).with_suffix(".part")
+    with open(part, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, HISTORY_COLUMNS)
         writer.writeheader()
         writer.writerows(history)
+    part.replace(path)
 
 
 def read_history(path, last_step=None):
@@ -110,8 +147,10 @@ def read_history(path, last_step=None):
         last_step: int, leave out later rows; None: read all.
 
     Returns:
-        list of dicts, as `train` returns it.
+        list of dicts, as `train` returns it; empty if there is no file yet.
     """
+    if not Path(path).exists():
+        return []
     with open(path, newline="", encoding="utf-8") as file:
         rows = [
             {name: float(cell) if cell else None for name, cell in row.items()}

@@ -15,6 +15,11 @@ PAD_TOKEN = "<pad>"
 START_TOKEN = "<start>"
 END_TOKEN = "<end>"
 
+# How GPT-2 cuts text before merging: contractions, words, numbers and signs, each
+# with the space before it. White space beyond that stays single, which GPT-2 does
+# not do: TensorFlow's regular expressions cannot look ahead.
+PIECES = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s"
+
 
 class CharTokenizer:
     """One token per character; id 0 is padding.
@@ -99,7 +104,7 @@ class CharTokenizer:
         Raises:
             ValueError: if an id is outside the vocabulary.
         """
-        return "".join(self.id_to_token(index) for index in np.asarray(token_ids).tolist() if index)
+        return "".join(self.id_to_token(index) for index in id_list(token_ids) if index)
 
     def id_to_token(self, token_id):
         """Return the text of one id.
@@ -149,8 +154,10 @@ class BPETokenizer:
     """Byte-pair pieces: frequent words are one token, any text can be encoded.
 
     Starts from the 256 bytes, so no character is unknown. Trained with the
-    `tokenizers` library on the byte-level scheme of GPT-2. Ids: 0 "<pad>",
-    1 "<start>", 2 "<end>", then bytes, then merged pieces.
+    `tokenizers` library on the byte-level scheme of GPT-2, but runs of white space
+    are not merged. Ids: 0 "<pad>", 1 "<start>", 2 "<end>", then bytes, then merged
+    pieces. The text "<end>" is encoded like any other: put `end_id` where you
+    want the token.
 
     Args:
         library_tokenizer: a byte-level `tokenizers.Tokenizer`; use `train` or `load`.
@@ -168,6 +175,8 @@ class BPETokenizer:
 
     def __init__(self, library_tokenizer):
         self.library_tokenizer = library_tokenizer
+        # A user who types "<pad>" or "<end>" must not pad or end the text.
+        self.library_tokenizer.encode_special_tokens = True
 
     @classmethod
     def train(cls, texts, vocab_size):
@@ -185,9 +194,10 @@ class BPETokenizer:
             ValueError: if vocab_size is below 259 or the texts are empty.
         """
         import tokenizers
+        from tokenizers import pre_tokenizers
 
         special = [PAD_TOKEN, START_TOKEN, END_TOKEN]
-        alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
         check_positive("vocab_size", vocab_size)
         if vocab_size < len(special) + len(alphabet):
             raise ValueError(
@@ -198,7 +208,12 @@ class BPETokenizer:
         if not any(texts):
             raise ValueError("texts must not be empty.")
         tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
-        tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(tokenizers.Regex(PIECES), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
         tokenizer.decoder = tokenizers.decoders.ByteLevel()
         trainer = tokenizers.trainers.BpeTrainer(
             vocab_size=vocab_size,
@@ -215,7 +230,7 @@ class BPETokenizer:
         return self.library_tokenizer.get_vocab_size()
 
     def encode(self, text):
-        """Turn text into ids; no start or end token is added.
+        """Turn text into ids; none of them is a special token.
 
         Args:
             text: str.
@@ -237,7 +252,7 @@ class BPETokenizer:
         Raises:
             ValueError: if an id is outside the vocabulary.
         """
-        token_ids = np.asarray(token_ids).tolist()
+        token_ids = id_list(token_ids)
         for token_id in token_ids:
             check_id(token_id, self.vocab_size)
         return self.library_tokenizer.decode(token_ids, skip_special_tokens=True)
@@ -289,14 +304,19 @@ class BPETokenizer:
         """
         import tokenizers
 
-        content = Path(path).read_text(encoding="utf-8")
+        content = Path(path).read_bytes()
         try:
-            return cls(tokenizers.Tokenizer.from_str(content))
+            return cls(tokenizers.Tokenizer.from_buffer(content))
         except Exception as error:  # the library raises plain Exception
             raise ValueError(f"path must be a saved BPETokenizer, got {str(path)!r}.") from error
 
     def to_keras_nlp(self):
         """Make the same tokenizer as a Keras layer, for tf.data and export.
+
+        A tokenizer made by `train` and its layer give the same ids, except that
+        the layer drops what follows a NUL character, drops U+096C (a Devanagari
+        digit), and may cut an apostrophe otherwise after rare white space
+        (vertical tab, U+0085, U+1680, U+2000 and its like).
 
         Returns:
             keras_nlp BytePairTokenizer: string tensor in, ragged int ids out.
@@ -310,8 +330,20 @@ class BPETokenizer:
         return keras_nlp.tokenizers.BytePairTokenizer(
             vocabulary=model["vocab"],
             merges=[" ".join(pair) for pair in model["merges"]],
-            unsplittable_tokens=[PAD_TOKEN, START_TOKEN, END_TOKEN],
+            # Outside a graph the layer would cut text as Llama 3 does.
+            _allow_python_workflow=False,
         )
+
+
+def id_list(token_ids):
+    """Return the ids of one text as a list; raise if they are of a batch."""
+    token_ids = np.asarray(token_ids)
+    if token_ids.ndim != 1:
+        raise ValueError(
+            f"token_ids must have shape (T,), got {token_ids.shape}: "
+            "choose one text of a batch with token_ids[0]."
+        )
+    return token_ids.tolist()
 
 
 def check_id(token_id, vocab_size):

@@ -10,8 +10,8 @@ import keras
 from keras import ops
 
 from tfgpt.losses import masked_accuracy, masked_loss, real_tokens
-from tfgpt.runs import Log, Run
-from tfgpt.validation import check_choice, check_positive
+from tfgpt.runs import Log, Run, delayed_interrupt
+from tfgpt.validation import check_choice, check_positive, check_token_ids
 
 
 @keras.saving.register_keras_serializable("tfgpt")
@@ -140,7 +140,7 @@ def make_train_step(
         }
 
     def step(batch):
-        return train_step(*check_batch(model, batch))
+        return train_step(*check_batch(model, batch, pad_id))
 
     step.optimizer = optimizer
     step.experimental_get_tracing_count = train_step.experimental_get_tracing_count
@@ -181,10 +181,11 @@ def scaled_loss_factor(optimizer):
     return optimizer.scale_loss(ops.convert_to_tensor(1.0))
 
 
-def check_batch(model, batch):
+def check_batch(model, batch, pad_id):
     """Return (inputs, targets) as tensors; raise if an id is outside the vocabulary.
 
-    Inside the compiled step an id that is too large would read a wrong row.
+    Inside the compiled step an id that is too large would read a wrong row, and
+    such a target would make the loss NaN.
     """
     import tensorflow as tf
 
@@ -193,14 +194,23 @@ def check_batch(model, batch):
     except (TypeError, ValueError):
         raise ValueError("batch must be a pair (inputs, targets).") from None
 
-    def as_tensor(ids):
+    def as_tensors(ids):
+        if isinstance(ids, dict):
+            return {name: as_tensors(part) for name, part in ids.items()}
+        if isinstance(ids, (list, tuple)) and any(hasattr(part, "shape") for part in ids):
+            return [as_tensors(part) for part in ids]  # a model with several inputs
         ids = tf.convert_to_tensor(ids)
         # One integer type, so that NumPy's int64 and tf.data's int32 share a trace.
         return tf.cast(ids, tf.int32) if ids.dtype == tf.int64 else ids
 
-    inputs, targets = tf.nest.map_structure(as_tensor, inputs), as_tensor(targets)
+    inputs, targets = as_tensors(inputs), as_tensors(targets)
     if hasattr(model, "check_ids"):
         model.check_ids(inputs)
+    vocab_size = getattr(model, "target_vocab_size", getattr(model, "vocab_size", None))
+    if vocab_size is not None:
+        # A padding id need not be in the vocabulary.
+        real = targets if pad_id is None else tf.where(targets == pad_id, 0, targets)
+        check_token_ids("targets", real, vocab_size)
     return inputs, targets
 
 
@@ -226,7 +236,7 @@ def make_evaluation_step(model, *, pad_id=0, jit_compile=False):
             "tokens": tf.reduce_sum(real_tokens(targets, pad_id)),
         }
 
-    return lambda batch: evaluation_step(*check_batch(model, batch))
+    return lambda batch: evaluation_step(*check_batch(model, batch, pad_id))
 
 
 def evaluate(model, dataset, *, pad_id=0, jit_compile=False, step=None):
@@ -321,8 +331,10 @@ def train(
     batches = endless(dataset, skip=run.step)
     try:
         while run.step < steps:
-            log.add(step(next(batches)))
-            run.step += 1
+            batch = next(batches)
+            with delayed_interrupt():
+                log.add(step(batch))
+                run.step += 1
             ended = run.step == steps
             validation = None
             if validation_data is not None and (ended or run.step % validate_every == 0):

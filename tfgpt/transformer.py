@@ -8,6 +8,7 @@ S source length, T target length, D model width, V vocabulary. Notebook 05.
 import keras
 from keras import ops
 
+from tfgpt.attention import attention_weights_spec
 from tfgpt.layers import DecoderLayer, EncoderLayer
 from tfgpt.masks import MaskedLayer, create_masks
 from tfgpt.positional import PositionalEmbedding
@@ -89,8 +90,9 @@ class LayerStack(MaskedLayer):
         """Apply the last norm of a pre-norm stack."""
         return self.final_norm(x) if self.norm_first else x
 
-    def compute_output_shape(self, token_ids_shape, encoder_output_shape=None):
-        return (*token_ids_shape, self.d_model)
+    def output_spec(self, token_ids):
+        """Describe the output (B, T, D) for a model that is built symbolically."""
+        return keras.KerasTensor((*token_ids.shape, self.d_model), dtype=self.compute_dtype)
 
     def get_config(self):
         return {
@@ -159,6 +161,19 @@ class Encoder(LayerStack):
         x = self.finish(x)
         return (x, weights) if return_attention_weights else x
 
+    def compute_output_shape(self, token_ids_shape):
+        return (*token_ids_shape, self.d_model)
+
+    def compute_output_spec(
+        self, token_ids, mask=None, return_attention_weights=False, training=None
+    ):
+        output = self.output_spec(token_ids)
+        weights = {
+            f"encoder/{index}": attention_weights_spec(self.num_heads, token_ids, token_ids)
+            for index in range(self.num_layers)
+        }
+        return (output, weights) if return_attention_weights else output
+
 
 @keras.saving.register_keras_serializable("tfgpt")
 class Decoder(LayerStack):
@@ -221,6 +236,25 @@ class Decoder(LayerStack):
                 weights[f"decoder/{index}/{kind}"] = array
         x = self.finish(x)
         return (x, weights) if return_attention_weights else x
+
+    def compute_output_shape(self, token_ids_shape, encoder_output_shape):
+        return (*token_ids_shape, self.d_model)
+
+    def compute_output_spec(
+        self,
+        token_ids,
+        encoder_output,
+        mask=None,
+        cross_mask=None,
+        return_attention_weights=False,
+        training=None,
+    ):
+        output, weights = self.output_spec(token_ids), {}
+        for index in range(self.num_layers):
+            for kind, keys in (("self", token_ids), ("cross", encoder_output)):
+                spec = attention_weights_spec(self.num_heads, token_ids, keys)
+                weights[f"decoder/{index}/{kind}"] = spec
+        return (output, weights) if return_attention_weights else output
 
 
 @keras.saving.register_keras_serializable("tfgpt")

@@ -1,7 +1,7 @@
 """Checks of arguments: every message names the argument, the rule and the value."""
 
 import numpy as np
-from keras import ops
+from keras import backend, ops
 
 
 def check_positive(name, value):
@@ -81,11 +81,10 @@ def check_token_ids(name, token_ids, vocab_size):
         ValueError: if an id is negative or >= vocab_size.
     """
     # A list or NumPy array has its own dtype; a backend tensor is asked through keras.
-    dtype = str(
-        token_ids.dtype
-        if isinstance(token_ids, np.ndarray)
-        else ops.convert_to_tensor(token_ids).dtype
-    )
+    if isinstance(token_ids, np.ndarray):
+        dtype = str(token_ids.dtype)
+    else:
+        dtype = backend.standardize_dtype(ops.convert_to_tensor(token_ids).dtype)
     if "int" not in dtype:
         raise TypeError(f"{name} must be integers, got dtype {dtype}.")
     values = concrete_values(token_ids)

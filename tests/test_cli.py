@@ -1,0 +1,104 @@
+"""The command line: wrong input gives one line and exit code 2; the demo writes its files."""
+
+import csv
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import pytest
+
+from tfgpt import cli
+
+FILES = {
+    "checkpoint",
+    "model.keras",
+    "tokenizer.json",
+    "history.csv",
+    "loss.png",
+    "attention.png",
+    "sample.txt",
+}
+
+
+@pytest.fixture
+def small_text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("床前明月光，疑是地上霜。\n" * 200, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["demo", "--corpus", "missing.txt"], "corpus must be one of .*missing.txt"),
+        (["demo", "--corpus", "{empty}"], "corpus must not be empty"),
+        (["demo", "--corpus", "{latin1}"], "corpus must be UTF-8 text.*0xe9 at offset 3"),
+        (["demo", "--corpus", "{short}"], "token_ids must hold more than context_length=128"),
+        (["demo", "--corpus", "{text}", "--steps", "0"], "steps must be an integer >= 1, got 0"),
+        (["generate", "--run-dir", "nothing"], "--run-dir must hold a trained model"),
+    ],
+)
+def test_wrong_input_gives_one_line_and_writes_nothing(
+    arguments, message, tmp_path, small_text, capsys
+):
+    (tmp_path / "empty").write_text(" \n")
+    (tmp_path / "latin1").write_bytes(b"caf\xe9")
+    (tmp_path / "short").write_text("too short")
+    names = {name: tmp_path / name for name in ("empty", "latin1", "short")}
+    arguments = [argument.format(text=small_text, **names) for argument in arguments]
+    run_dir = tmp_path / "run"
+    if arguments[0] == "demo":
+        arguments += ["--run-dir", str(run_dir)]
+
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("tfgpt: ") and error.count("\n") == 1
+    assert re.search(message, error)
+    assert not run_dir.exists()
+
+
+@pytest.mark.slow
+def test_demo_writes_its_files_and_generate_continues_a_prompt(tmp_path, small_text, capsys):
+    run_dir = tmp_path / "run"
+    arguments = ["--run-dir", str(run_dir)]
+    assert cli.main(["demo", "--corpus", str(small_text), "--steps", "3", *arguments]) == 0
+    assert {path.name for path in run_dir.iterdir()} == FILES
+    assert "held-out loss" in capsys.readouterr().out
+    with open(run_dir / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[-1]) == ["step", "loss", "val_loss", "tokens_per_s", "seconds"]
+    assert rows[-1]["step"] == "3" and float(rows[-1]["val_loss"]) > 0
+
+    model = keras.saving.load_model(run_dir / "model.keras")
+    assert model.vocab_size == 14  # 13 characters and padding
+    assert cli.main(["generate", "--prompt", "明月", "--tokens", "5", *arguments]) == 0
+    written = capsys.readouterr().out
+    assert written.startswith("明月") and len(written.rstrip("\n")) <= 7
+
+    assert cli.main(["generate", "--prompt", "sun", *arguments]) == 2
+    assert "'s' (U+0073) at position 0" in capsys.readouterr().err
+    assert cli.main(["generate", "--temperature", "-1", *arguments]) == 2
+    assert "temperature must be >= 0" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_the_work_so_far(tmp_path, small_text):
+    run_dir = tmp_path / "run"
+    command = [sys.executable, "-m", "tfgpt", "demo", "--corpus", str(small_text)]
+    process = subprocess.Popen(
+        [*command, "--steps", "100000", "--run-dir", str(run_dir)],
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+    )
+    limit = time.monotonic() + 120
+    while not (run_dir / "history.csv").exists() and time.monotonic() < limit:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert "the work so far is kept" in output
+    assert {path.name for path in run_dir.iterdir()} == FILES

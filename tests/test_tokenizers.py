@@ -1,0 +1,246 @@
+"""Tests of tfgpt.tokenizers: text to ids and back, without loss."""
+
+import random
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfgpt.tokenizers import BPETokenizer, CharTokenizer
+
+TEXTS = {
+    "English": "First Citizen:\nBefore we proceed, don't speak 1234.",
+    "Chinese": "床前明月光,疑是地上霜。",
+    "emoji": "🌕 👨‍👩‍👧 🇫🇷",
+    "CRLF": "one\r\ntwo\r\n",
+    "combining": "e\u0301 é a\u030a\u0323",
+    "spaces": "  two  spaces\t\ttabs\n\n\nlines \u3000\u00a0 ",
+    "control": "\x01\x02\x1f\x7f\u200b\ufeff",
+    "empty": "",
+}
+SPECIAL_TEXTS = ["<pad>", "a<end>b", "<start> <pad><pad>", " <end>", "<|endoftext|>"]
+# Pieces of random strings. Left out: what `to_keras_nlp` says it treats differently.
+PIECES = [
+    *[" ", "  ", "   ", "\n", "\n\n", "\r\n", "\t", "\f", "\u00a0", "\u3000", "\u2009", "\u202f"],
+    *["1", "23", "456789", "½", "²", "٣", "Ⅷ", "𝟙"],
+    *["'s", "'t", "'ll", "'re", "'S", "'", "''", "don't", "’s"],
+    *["the", "The", "KING", "é", "e\u0301", "ü", "aé", "µ", "ª", "明月", "床前", "\U00020000"],
+    *["नमस्ते", "สวัสดี", "Ĵ", "ĴA", "🌕", "👨‍👩‍👧", "\ue000"],
+    *[":", ";", "!?", "--", "_", "@", "#", "|", "，", "<", ">", "<end>", "<pad>", "$", "\\"],
+    *["\x01", "\x1c", "\x1f", "\x7f", "\u00ad", "\u200b", "\ufeff"],
+]
+
+
+def random_texts(count, longest, seed):
+    rng = random.Random(seed)
+    return ["".join(rng.choices(PIECES, k=rng.randint(0, longest))) for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def char():
+    return CharTokenizer.train("".join(TEXTS.values()))
+
+
+@pytest.fixture(scope="module")
+def bpe():
+    # Random texts with many merges: every way to cut a text differently shows.
+    return BPETokenizer.train([*TEXTS.values(), *random_texts(5000, 8, seed=1)], vocab_size=2000)
+
+
+@pytest.fixture(scope="module")
+def layer(bpe):
+    return bpe.to_keras_nlp()
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+def test_text_comes_back_unchanged(request, kind, text):
+    tokenizer = request.getfixturevalue(kind)
+    token_ids = tokenizer.encode(text)
+    assert tokenizer.decode(token_ids) == text
+    assert tokenizer.decode(token_ids.tolist()) == text
+    assert token_ids.dtype == np.int32 and token_ids.ndim == 1
+    assert all(0 < index < tokenizer.vocab_size for index in token_ids)
+
+
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+def test_padding_decodes_to_nothing(request, kind):
+    tokenizer = request.getfixturevalue(kind)
+    token_ids = tokenizer.encode("明月")
+    assert tokenizer.pad_id == 0 and tokenizer.id_to_token(0) == "<pad>"
+    assert tokenizer.decode([0, *token_ids, 0, 0]) == "明月"
+
+
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+def test_ids_outside_the_vocabulary_are_refused(request, kind):
+    tokenizer = request.getfixturevalue(kind)
+    for wrong in (-1, tokenizer.vocab_size):
+        with pytest.raises(ValueError, match=rf"\[0, {tokenizer.vocab_size}\), got {wrong}"):
+            tokenizer.decode([1, wrong])
+        with pytest.raises(ValueError, match=f"got {wrong}"):
+            tokenizer.id_to_token(wrong)
+
+
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+@pytest.mark.parametrize("token_ids", [[[1, 2]], 5], ids=["batch", "one id"])
+def test_only_the_ids_of_one_text_are_decoded(request, kind, token_ids):
+    with pytest.raises(ValueError, match=r"must have shape \(T,\)"):
+        request.getfixturevalue(kind).decode(token_ids)
+
+
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+def test_a_saved_tokenizer_has_the_same_ids(request, tmp_path, kind):
+    tokenizer = request.getfixturevalue(kind)
+    tokenizer.save(tmp_path / "tokenizer.json")
+    loaded = type(tokenizer).load(tmp_path / "tokenizer.json")
+    assert loaded.vocab_size == tokenizer.vocab_size
+    for text in [*TEXTS.values(), *(SPECIAL_TEXTS if kind == "bpe" else [])]:
+        np.testing.assert_array_equal(loaded.encode(text), tokenizer.encode(text))
+
+
+@pytest.mark.parametrize("kind", [CharTokenizer, BPETokenizer])
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff\xfe", b'{"characters": 5}'])
+def test_a_file_that_is_no_saved_tokenizer_is_refused(tmp_path, kind, content):
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"saved {kind.__name__}, got .*tokenizer.json"):
+        kind.load(path)
+
+
+@pytest.mark.parametrize("kind", [CharTokenizer, BPETokenizer])
+def test_a_tokenizer_file_that_is_missing_is_named(tmp_path, kind):
+    with pytest.raises(FileNotFoundError, match="none.json"):
+        kind.load(tmp_path / "none.json")
+
+
+def test_characters_have_ids_in_code_point_order_from_1_on():
+    tokenizer = CharTokenizer.train("cab\nb月")
+    assert [tokenizer.id_to_token(index) for index in range(6)] == ["<pad>", "\n", *"abc月"]
+    assert tokenizer.vocab_size == 6
+    assert CharTokenizer.train("月b\nacc").encode("abc").tolist() == [2, 3, 4]
+
+
+def test_an_unknown_character_is_named_with_code_point_and_position():
+    tokenizer = CharTokenizer.train("abc")
+    with pytest.raises(ValueError, match=r"'月' \(U\+6708\) at position 2; .* 3 characters"):
+        tokenizer.encode("ab月月")
+    with pytest.raises(ValueError, match=r"U\+1F315"):
+        tokenizer.encode("🌕")
+
+
+@pytest.mark.parametrize("characters", [[], "", "aa", ["ab"], ["<pad>"], [""]])
+def test_characters_must_be_single_and_distinct(characters):
+    with pytest.raises(ValueError, match="distinct single characters"):
+        CharTokenizer(characters)
+
+
+def test_an_empty_text_trains_no_tokenizer():
+    with pytest.raises(ValueError, match="text must not be empty"):
+        CharTokenizer.train("")
+    for texts in ("", [], ["", ""]):
+        with pytest.raises(ValueError, match="texts must not be empty"):
+            BPETokenizer.train(texts, vocab_size=300)
+
+
+def test_the_typed_name_of_padding_is_encoded_as_characters(char):
+    tokenizer = CharTokenizer.train("<pad>")
+    assert tokenizer.decode(tokenizer.encode("<pad>")) == "<pad>"
+    assert 0 not in tokenizer.encode("<pad>")
+
+
+@pytest.mark.parametrize("text", SPECIAL_TEXTS)
+def test_special_tokens_typed_by_a_user_are_encoded_as_plain_text(bpe, text):
+    token_ids = bpe.encode(text)
+    assert min(token_ids) > bpe.end_id
+    assert bpe.decode(token_ids) == text
+
+
+def test_special_tokens_in_the_training_text_stay_plain_text_too():
+    tokenizer = BPETokenizer.train("<end> <pad>" * 200, vocab_size=300)
+    assert min(tokenizer.encode("<end><pad> <end>")) > tokenizer.end_id
+
+
+def test_special_ids_are_first_and_decode_to_nothing(bpe):
+    names = [bpe.id_to_token(index) for index in (bpe.pad_id, bpe.start_id, bpe.end_id)]
+    assert names == ["<pad>", "<start>", "<end>"]
+    assert bpe.decode([bpe.start_id, *bpe.encode("moon"), bpe.end_id]) == "moon"
+
+
+def test_frequent_words_become_one_piece_with_their_space():
+    tokenizer = BPETokenizer.train("the moon and the moon " * 50, vocab_size=300)
+    assert [tokenizer.id_to_token(index) for index in tokenizer.encode("the moon")] == [
+        "the",
+        " moon",
+    ]
+    assert tokenizer.vocab_size < 300  # there is nothing more to merge
+
+
+def test_training_twice_gives_the_same_ids():
+    texts = random_texts(300, 8, seed=2)
+    first, second = (BPETokenizer.train(texts, vocab_size=600) for _ in range(2))
+    for text in texts:
+        np.testing.assert_array_equal(first.encode(text), second.encode(text))
+
+
+@pytest.mark.parametrize("vocab_size", [258, 0, -5, 300.0, True])
+def test_a_vocabulary_too_small_for_the_bytes_is_refused(vocab_size):
+    with pytest.raises(ValueError, match="vocab_size must be"):
+        BPETokenizer.train("text", vocab_size)
+
+
+def test_the_smallest_vocabulary_is_the_bytes_and_still_encodes_everything():
+    tokenizer = BPETokenizer.train("text " * 9, vocab_size=259)
+    assert tokenizer.vocab_size == 259
+    for text in TEXTS.values():
+        assert len(tokenizer.encode(text)) == len(text.encode())
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    every_byte = bytes(range(256)).decode("latin-1")
+    assert tokenizer.decode(tokenizer.encode(every_byte)) == every_byte
+
+
+def test_labels_show_whole_characters_and_the_bytes_of_partial_ones():
+    tokenizer = BPETokenizer.train("x", vocab_size=259)
+    labels = [tokenizer.id_to_token(index) for index in tokenizer.encode("a 月\n")]
+    assert labels == ["a", " ", "<E6>", "<9C>", "<88>", "\n"]  # 月 is E6 9C 88
+    trained = BPETokenizer.train("月月月月" * 50, vocab_size=270)
+    assert "月" in trained.id_to_token(trained.encode("月")[0])
+    partial = BPETokenizer.train(["月", "朋"] * 50, vocab_size=260)  # both begin with E6 9C
+    assert partial.id_to_token(partial.encode("月")[0]) == "<E6><9C>"
+
+
+def test_every_id_has_a_label(bpe):
+    labels = [bpe.id_to_token(index) for index in range(bpe.vocab_size)]
+    assert all(labels) and not any("\ufffd" in label for label in labels)
+
+
+def test_half_a_character_decodes_to_the_replacement_character():
+    tokenizer = BPETokenizer.train("x", vocab_size=259)
+    assert tokenizer.decode(tokenizer.encode("月")[:1]) == "\ufffd"
+
+
+def test_the_layer_in_a_graph_equals_encode_on_random_strings(bpe, layer):
+    texts = random_texts(2000, 6, seed=3)
+    encode = tf.function(layer.tokenize, input_signature=[tf.TensorSpec([None], tf.string)])
+    for text, token_ids in zip(texts, encode(tf.constant(texts)), strict=True):
+        assert token_ids.numpy().tolist() == bpe.encode(text).tolist(), repr(text)
+
+
+def test_the_layer_called_directly_equals_encode_too(bpe, layer):
+    texts = random_texts(200, 6, seed=4)
+    for text, token_ids in zip(texts, layer(texts), strict=True):
+        assert np.asarray(token_ids).tolist() == bpe.encode(text).tolist(), repr(text)
+
+
+def test_the_layer_works_inside_a_tf_data_pipeline(bpe, layer):
+    texts = [*list(TEXTS.values())[:6], *SPECIAL_TEXTS]
+    dataset = tf.data.Dataset.from_tensor_slices(texts).map(layer)
+    for text, token_ids in zip(texts, dataset, strict=True):
+        assert token_ids.numpy().tolist() == bpe.encode(text).tolist()
+
+
+def test_the_layer_differs_from_encode_only_where_it_says_so(bpe, layer):
+    """Pins the exceptions in the docstring: should this fail, a newer library is better."""
+    a, b = bpe.encode("a").tolist(), bpe.encode("b").tolist()
+    for text, expected in {"a\x00b": a, "a६b": a + b}.items():
+        assert np.asarray(layer([text])[0]).tolist() == expected
+        assert bpe.decode(bpe.encode(text)) == text

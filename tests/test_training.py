@@ -1,0 +1,615 @@
+"""Tests of tfgpt.training: one step, the loop around it, precision and evaluation."""
+
+import itertools
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfgpt import GPT, Transformer
+from tfgpt.losses import masked_accuracy, masked_loss
+from tfgpt.training import (
+    WarmupSchedule,
+    evaluate,
+    make_evaluation_step,
+    make_train_step,
+    prepare,
+    train,
+    warmup_cosine,
+)
+
+pytestmark = pytest.mark.requires_tensorflow
+
+VOCAB, LENGTH = 11, 8
+
+
+def small_gpt(seed=0, **options):
+    keras.utils.set_random_seed(seed)
+    settings = {"num_layers": 1, "d_model": 16, "num_heads": 2, **options}
+    return GPT(VOCAB, LENGTH, **settings)
+
+
+def make_batch(seed=0, rows=4, length=LENGTH, low=1):
+    token_ids = np.random.default_rng(seed).integers(low, VOCAB, (rows, length + 1))
+    return token_ids[:, :-1].astype("int32"), token_ids[:, 1:].astype("int32")
+
+
+def weights_of(model):
+    return [np.array(weight) for weight in model.get_weights()]
+
+
+def largest_difference(first, second):
+    return max(np.abs(a - b).max() for a, b in zip(first, second, strict=True))
+
+
+def inner(optimizer):
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+# One step
+
+
+def test_a_step_equals_the_step_written_by_hand():
+    """Same weights after 3 steps, within 1e-6."""
+    model, twin = small_gpt(dropout=0.0), small_gpt(dropout=0.0)
+    step = make_train_step(model, keras.optimizers.Adam(0.01), clip_norm=0.5)
+    optimizer = keras.optimizers.Adam(0.01)
+    for seed in range(3):
+        inputs, targets = make_batch(seed)
+        result = step((inputs, targets))
+        with tf.GradientTape() as tape:
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, twin(inputs))
+            loss = tf.reduce_mean(losses)
+        gradients = tape.gradient(loss, twin.trainable_variables)
+        gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
+        norm = math.sqrt(sum(float(tf.reduce_sum(gradient**2)) for gradient in gradients))
+        factor = min(1.0, 0.5 / norm)
+        optimizer.apply([gradient * factor for gradient in gradients], twin.trainable_variables)
+        assert float(result["loss"]) == pytest.approx(float(loss), abs=1e-5)
+        assert float(result["gradient_norm"]) == pytest.approx(norm, rel=1e-4)
+    assert largest_difference(weights_of(model), weights_of(twin)) < 1e-6
+
+
+def test_an_untrained_model_has_a_loss_of_ln_v():
+    result = make_train_step(small_gpt(), keras.optimizers.SGD(0.0))(make_batch())
+    assert float(result["loss"]) == pytest.approx(math.log(VOCAB), abs=0.05)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_50_batches_of_every_integer_type_need_one_trace(jit_compile):
+    step = make_train_step(small_gpt(), keras.optimizers.Adam(), jit_compile=jit_compile)
+    kinds = [
+        lambda ids: ids.astype("int64"),
+        lambda ids: ids.astype("int32"),
+        lambda ids: ids.tolist(),
+        lambda ids: tf.constant(ids, tf.int64),
+        lambda ids: tf.constant(ids, tf.int32),
+    ]
+    for seed in range(50):
+        inputs, targets = make_batch(seed)
+        kind = kinds[seed % len(kinds)]
+        step((kind(inputs), kind(targets)))
+    assert step.experimental_get_tracing_count() == 1
+
+
+def test_all_lengths_share_one_program_from_the_second_on():
+    step = make_train_step(small_gpt(), keras.optimizers.Adam())
+    for length in (8, 7, 6, 5, 4, 8, 7):
+        step(make_batch(length=length))
+    assert step.experimental_get_tracing_count() == 2
+
+
+def test_the_loss_falls():
+    step = make_train_step(small_gpt(), keras.optimizers.Adam(0.01))
+    losses = [float(step(make_batch())["loss"]) for _ in range(20)]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_one_batch_is_learned_by_heart():
+    step = make_train_step(small_gpt(), keras.optimizers.Adam(0.01), jit_compile=True)
+    inputs, _ = make_batch(rows=2)
+    # All targets can be known: the two rows have different first tokens.
+    inputs[:, 0] = [1, 2]
+    targets = np.roll(inputs, -1, axis=1)
+    for _ in range(250):
+        result = step((inputs, targets))
+    assert float(result["loss"]) < 0.05
+    assert float(result["accuracy"]) == 1.0
+
+
+def pad(inputs, targets, columns, rows):
+    fill = ((0, rows), (0, columns))
+    return np.pad(inputs, fill), np.pad(targets, fill)
+
+
+def test_padding_changes_neither_loss_nor_accuracy_nor_gradients():
+    """Gradients through one SGD step: weights within 1e-6."""
+    inputs, targets = make_batch(length=5)
+    model, twin = small_gpt(pad_id=0), small_gpt(pad_id=0)
+    plain = make_train_step(model, keras.optimizers.SGD(1.0))((inputs, targets))
+    padded = make_train_step(twin, keras.optimizers.SGD(1.0))(pad(inputs, targets, 3, 2))
+    for name in ("loss", "accuracy", "gradient_norm"):
+        assert float(padded[name]) == pytest.approx(float(plain[name]), abs=1e-5)
+    assert float(plain["tokens"]) == float(padded["tokens"]) == 20
+    assert largest_difference(weights_of(model), weights_of(twin)) < 1e-6
+
+
+def test_the_padding_id_is_a_knob():
+    inputs, targets = make_batch(low=0)
+    targets[:, :4] = 0
+    tokens = {
+        pad_id: float(
+            make_train_step(small_gpt(), keras.optimizers.SGD(0.0), pad_id=pad_id)(
+                (inputs, np.where(targets == 0, 0 if pad_id is None else pad_id, targets))
+            )["tokens"]
+        )
+        for pad_id in (None, 0, -100)
+    }
+    real = np.count_nonzero(targets)
+    assert tokens == {None: 32, 0: real, -100: real}
+
+
+def test_a_batch_of_padding_alone_changes_nothing():
+    model = small_gpt()
+    before = weights_of(model)
+    result = make_train_step(model, keras.optimizers.SGD(1.0))(
+        (np.ones((2, 4), "int32"), np.zeros((2, 4), "int32"))
+    )
+    assert float(result["loss"]) == float(result["gradient_norm"]) == 0.0
+    assert largest_difference(before, weights_of(model)) == 0.0
+
+
+def test_clipping_limits_the_update_and_the_norm_is_reported_before_it():
+    """SGD with rate 1 moves the weights by the clipped gradient: norm 0.01 within 1 %."""
+    norms = {}
+    for clip_norm in (0.01, None):
+        model = small_gpt()
+        before = weights_of(model)
+        step = make_train_step(model, keras.optimizers.SGD(1.0), clip_norm=clip_norm)
+        norms[clip_norm] = float(step(make_batch())["gradient_norm"])
+        moved = [new - old for new, old in zip(weights_of(model), before, strict=True)]
+        length = math.sqrt(sum(float((part**2).sum()) for part in moved))
+        expected = clip_norm or norms[clip_norm]
+        assert length == pytest.approx(expected, rel=0.01)
+    assert norms[0.01] == pytest.approx(norms[None], rel=1e-5)
+    assert norms[0.01] > 0.02
+
+
+def test_xla_takes_the_same_steps():
+    """Weights after 3 steps within 1e-4: sums are taken in another order."""
+    models = [small_gpt(), small_gpt()]
+    for model, jit_compile in zip(models, (False, True), strict=True):
+        step = make_train_step(model, keras.optimizers.SGD(0.1), jit_compile=jit_compile)
+        results = [float(step(make_batch(seed))["loss"]) for seed in range(3)]
+        assert np.isfinite(results).all()
+    assert largest_difference(weights_of(models[0]), weights_of(models[1])) < 1e-4
+
+
+def test_label_smoothing_is_used():
+    plain, smooth = (
+        float(
+            make_train_step(small_gpt(), keras.optimizers.SGD(0.0), label_smoothing=smoothing)(
+                make_batch()
+            )["loss"]
+        )
+        for smoothing in (0.0, 0.2)
+    )
+    inputs, targets = make_batch()
+    expected = float(masked_loss(targets, small_gpt()(inputs), label_smoothing=0.2))
+    assert smooth == pytest.approx(expected, abs=1e-5)
+    assert smooth != pytest.approx(plain, abs=1e-5)
+
+
+def test_dropout_acts_in_a_training_step_and_not_in_evaluation():
+    model = small_gpt(dropout=0.5)
+    step = make_train_step(model, keras.optimizers.SGD(0.0))
+    assert float(step(make_batch())["loss"]) != float(step(make_batch())["loss"])
+    measure = make_evaluation_step(model)
+    assert float(measure(make_batch())["loss"]) == float(measure(make_batch())["loss"])
+
+
+def test_the_articles_transformer_trains_with_the_same_step():
+    model = Transformer(
+        num_layers=1,
+        d_model=16,
+        num_heads=2,
+        dff=32,
+        source_vocab_size=VOCAB,
+        target_vocab_size=VOCAB,
+        max_length=LENGTH,
+    )
+    source, (inputs, targets) = make_batch(1)[0], make_batch()
+    batch = {"source": source, "target": inputs}, targets
+    model(batch[0])
+    step = make_train_step(model, keras.optimizers.Adam(0.01))
+    losses = [float(step(batch)["loss"]) for _ in range(15)]
+    assert losses[-1] < 0.9 * losses[0]
+    with pytest.raises(ValueError, match=r"targets must be in .*11\), got 11"):
+        step((batch[0], np.full_like(targets, VOCAB)))
+
+
+# Errors
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_ids_outside_the_vocabulary_are_refused_before_the_step(jit_compile):
+    model = small_gpt()
+    step = make_train_step(model, keras.optimizers.SGD(1.0), jit_compile=jit_compile)
+    measure = make_evaluation_step(model, jit_compile=jit_compile)
+    step(make_batch())
+    before = weights_of(model)
+    for wrong, part in itertools.product((VOCAB, -1), ("token_ids", "targets")):
+        inputs, targets = make_batch()
+        (inputs if part == "token_ids" else targets)[0, -1] = wrong
+        for function in (step, measure):
+            with pytest.raises(ValueError, match=rf"{part} must be in .*\[0, 11\), got {wrong}"):
+                function((inputs, targets))
+    assert largest_difference(before, weights_of(model)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"clip_norm": 0}, "clip_norm must be > 0"),
+        ({"clip_norm": float("nan")}, "clip_norm must be > 0"),
+        ({"mixed_precision": "float8"}, "mixed_precision must be one of"),
+    ],
+)
+def test_step_options_outside_their_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_train_step(small_gpt(), keras.optimizers.SGD(), **options)
+
+
+def test_label_smoothing_outside_its_range_is_refused():
+    step = make_train_step(small_gpt(), keras.optimizers.SGD(), label_smoothing=1.0)
+    with pytest.raises(ValueError, match="label_smoothing must be in"):
+        step(make_batch())
+
+
+def test_a_model_that_is_not_built_is_refused():
+    model = keras.Sequential([keras.layers.Embedding(4, 4), keras.layers.Dense(4)])
+    with pytest.raises(ValueError, match="model must be built"):
+        make_train_step(model, keras.optimizers.SGD())
+
+
+@pytest.mark.parametrize("batch", [np.ones((2, 4), "int32")[:1], 5, ([[1]], [[1]], [[1]])])
+def test_a_batch_that_is_no_pair_is_refused(batch):
+    with pytest.raises(ValueError, match=r"batch must be a pair \(inputs, targets\)"):
+        make_train_step(small_gpt(), keras.optimizers.SGD())(batch)
+
+
+# Precision
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("how", ["argument", "policy"])
+def test_half_precision_learns_with_float32_weights(precision, how):
+    if how == "policy":
+        model = small_gpt(dtype=f"mixed_{precision}")
+        step = make_train_step(model, keras.optimizers.Adam(0.01))
+    else:
+        model = small_gpt()
+        step = make_train_step(model, keras.optimizers.Adam(0.01), mixed_precision=precision)
+    assert {weight.dtype for weight in model.trainable_variables} == {"float32"}
+    assert model.decoder_layers[0].compute_dtype == precision
+    is_scaled = isinstance(step.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert is_scaled == (precision == "float16")
+    losses = [float(step(make_batch())["loss"]) for _ in range(20)]
+    assert losses[0] == pytest.approx(math.log(VOCAB), abs=0.05)
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_half_precision_really_computes_in_half_precision():
+    """Losses differ from float32, by less than 0.02."""
+    losses = {}
+    inputs, targets = make_batch()
+    for precision in (None, "bfloat16", "float16"):
+        model = small_gpt(d_model=32)
+        for weight in model.trainable_variables:
+            weight.assign(weight * 5)
+        prepare(model, keras.optimizers.SGD(), precision)
+        losses[precision] = float(masked_loss(targets, model(inputs)))
+    for precision in ("bfloat16", "float16"):
+        assert 0 < abs(losses[precision] - losses[None]) < 0.02
+
+
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_an_infinite_gradient_halves_the_scale_and_leaves_the_weights(jit_compile):
+    """A weight of 1e30 becomes inf in float16: the gradients are not finite."""
+    model = small_gpt()
+    step = make_train_step(
+        model, keras.optimizers.Adam(0.01), mixed_precision="float16", jit_compile=jit_compile
+    )
+    scale = step.optimizer.dynamic_scale
+    norm = float(step(make_batch())["gradient_norm"])
+    assert np.isfinite(norm)
+    start = float(scale)
+    kernel = model.decoder_layers[0].trainable_variables[0]
+    good = np.array(kernel)
+    kernel.assign(np.full_like(good, 1e30))
+    before, iterations = weights_of(model), int(inner(step.optimizer).iterations)
+    for halvings in (1, 2):
+        result = step(make_batch())
+        assert not np.isfinite(float(result["gradient_norm"]))
+        assert float(scale) == start / 2**halvings
+    assert largest_difference(before, weights_of(model)) == 0.0
+    assert int(inner(step.optimizer).iterations) == iterations
+    kernel.assign(good)
+    step(make_batch())
+    assert largest_difference(before, weights_of(model)) > 0.0
+    assert step.experimental_get_tracing_count() == 1
+
+
+def test_the_loss_scale_is_read_in_every_step_and_not_baked_into_the_trace():
+    """The reported norm stays the same; a huge scale overflows float16 at once."""
+    step = make_train_step(small_gpt(), keras.optimizers.SGD(0.0), mixed_precision="float16")
+    scale = step.optimizer.dynamic_scale
+    norms = []
+    for value in (2.0**10, 2.0**12):
+        scale.assign(value)
+        norms.append(float(step(make_batch())["gradient_norm"]))
+    assert norms[0] == pytest.approx(norms[1], rel=0.01)
+    scale.assign(2.0**60)
+    assert not np.isfinite(float(step(make_batch())["gradient_norm"]))
+    assert float(scale) == 2.0**59
+    assert step.experimental_get_tracing_count() == 1
+
+
+def test_clipping_under_loss_scaling_equals_clipping_without():
+    """A float32 model with and without a loss scale: weights within 1e-6."""
+    models = [small_gpt(), small_gpt()]
+    optimizers = [
+        keras.optimizers.SGD(1.0),
+        keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1.0), initial_scale=1024.0),
+    ]
+    norms = []
+    for model, optimizer in zip(models, optimizers, strict=True):
+        step = make_train_step(model, optimizer, clip_norm=0.05)
+        norms.append([float(step(make_batch(seed))["gradient_norm"]) for seed in range(3)])
+    np.testing.assert_allclose(norms[0], norms[1], rtol=1e-4)
+    assert min(norms[0]) > 0.05
+    assert largest_difference(weights_of(models[0]), weights_of(models[1])) < 1e-6
+
+
+def test_a_loss_scale_optimizer_is_not_wrapped_twice():
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1))
+    step = make_train_step(small_gpt(), optimizer, mixed_precision="float16")
+    assert step.optimizer is optimizer
+
+
+# Schedules
+
+
+def test_the_warmup_schedule_has_the_values_of_equation_3():
+    """d_model 4, warmup 4: 4^-0.5 x min(step^-0.5, step x 4^-1.5) = 0.5 x min(..., step / 8)."""
+    schedule = WarmupSchedule(d_model=4, warmup_steps=4)
+    by_hand = {0: 1 / 16, 1: 1 / 16, 2: 1 / 8, 4: 1 / 4, 16: 1 / 8, 64: 1 / 16}
+    for step, rate in by_hand.items():
+        assert float(schedule(step)) == pytest.approx(rate, rel=1e-6)
+        assert float(schedule(tf.constant(step, tf.int64))) == pytest.approx(rate, rel=1e-6)
+
+
+def test_the_highest_warmup_rate_is_where_the_docstring_says():
+    schedule = WarmupSchedule(d_model=64, warmup_steps=100)
+    rates = [float(schedule(step)) for step in range(300)]
+    assert int(np.argmax(rates)) == 100
+    assert max(rates) == pytest.approx(1 / math.sqrt(64 * 100), rel=1e-6)
+
+
+@pytest.mark.parametrize("arguments", [(0, 10), (8, 0), (8, 2.5)])
+def test_warmup_arguments_below_1_are_refused(arguments):
+    with pytest.raises(ValueError, match="must be an integer >= 1"):
+        WarmupSchedule(*arguments)
+
+
+def test_the_warmup_schedule_survives_saving():
+    schedule = WarmupSchedule(d_model=16, warmup_steps=10)
+    config = keras.optimizers.serialize(keras.optimizers.Adam(schedule))
+    loaded = keras.optimizers.deserialize(config)
+    optimizer = make_train_step(small_gpt(), loaded).optimizer
+    assert float(optimizer.learning_rate) == pytest.approx(float(schedule(0)), rel=1e-6)
+
+
+def test_warmup_cosine_rises_to_its_peak_and_falls_to_zero():
+    schedule = warmup_cosine(1000, peak=0.5, warmup_steps=100)
+    rates = [float(schedule(step)) for step in (0, 50, 100, 550, 1000)]
+    # Halfway down the cosine the rate is half the peak.
+    np.testing.assert_allclose(rates, [0.0, 0.25, 0.5, 0.25, 0.0], atol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 100])
+def test_warmup_cosine_works_for_the_shortest_training(steps):
+    rates = [float(warmup_cosine(steps)(step)) for step in range(steps + 1)]
+    assert np.isfinite(rates).all() and max(rates) > 0
+
+
+# Evaluation
+
+
+def test_evaluation_weights_each_token_the_same():
+    """Two batches with 32 and 3 real targets, against the loss of all 35, within 1e-5."""
+    model = small_gpt()
+    for weight in model.trainable_variables:
+        weight.assign(weight * 20)  # so that the batches differ
+    first, (inputs, targets) = make_batch(0), make_batch(1)
+    targets = targets.copy()
+    targets.reshape(-1)[3:] = 0
+    result = evaluate(model, [first, (inputs, targets)])
+    all_inputs = np.concatenate([first[0], inputs])
+    all_targets = np.concatenate([first[1], targets])
+    logits = model(all_inputs)
+    assert result["loss"] == pytest.approx(float(masked_loss(all_targets, logits)), abs=1e-5)
+    expected = float(masked_accuracy(all_targets, logits))
+    assert result["accuracy"] == pytest.approx(expected, abs=1e-6)
+    mean_of_batches = np.mean(
+        [float(masked_loss(t, model(i))) for i, t in (first, (inputs, targets))]
+    )
+    assert abs(result["loss"] - mean_of_batches) > 1e-3
+
+
+@pytest.mark.parametrize("dataset", [[], [(np.ones((1, 2), "int32"), np.zeros((1, 2), "int32"))]])
+def test_evaluation_without_a_real_token_is_refused(dataset):
+    with pytest.raises(ValueError, match="at least one target that is not padding"):
+        evaluate(small_gpt(), dataset)
+
+
+# The loop
+
+
+def test_training_returns_rows_and_validates():
+    batches = [make_batch(seed) for seed in range(3)]
+    history = train(
+        small_gpt(),
+        batches,
+        steps=7,
+        optimizer=keras.optimizers.Adam(0.01),
+        validation_data=batches[:1],
+        validate_every=4,
+        log_every=3,
+        progress=False,
+    )
+    assert [row["step"] for row in history] == [3, 4, 6, 7]
+    assert [row["val_loss"] is not None for row in history] == [False, True, False, True]
+    assert history[-1]["loss"] < history[0]["loss"]
+    seconds = [row["seconds"] for row in history]
+    assert seconds == sorted(seconds) and seconds[0] > 0
+    assert all(row["tokens_per_s"] > 0 for row in history)
+    assert list(history[0]) == ["step", "loss", "val_loss", "tokens_per_s", "seconds"]
+
+
+def test_a_row_holds_the_mean_loss_since_the_last_row():
+    batches = [make_batch(seed) for seed in range(4)]
+    step = make_train_step(small_gpt(), keras.optimizers.SGD(0.1))
+    losses = [float(step(batch)["loss"]) for batch in batches]
+    history = train(small_gpt(), batches, 4, keras.optimizers.SGD(0.1), log_every=2, progress=False)
+    expected = [np.mean(losses[:2]), np.mean(losses[2:])]
+    np.testing.assert_allclose([row["loss"] for row in history], expected, atol=1e-5)
+
+
+def test_validation_is_the_loss_of_the_whole_validation_data():
+    model, data = small_gpt(), [make_batch(1), make_batch(2)]
+    history = train(model, [make_batch()], 3, validation_data=data, progress=False)
+    assert history[-1]["val_loss"] == pytest.approx(evaluate(model, data)["loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["list", "tf.data", "generator"])
+def test_a_finite_dataset_is_repeated(kind):
+    batches = [make_batch(seed) for seed in range(2)]
+    models = [small_gpt(), small_gpt()]
+    dataset = {
+        "list": lambda: batches,
+        "tf.data": lambda: tf.data.Dataset.from_tensor_slices(
+            tuple(np.stack(part) for part in zip(*batches, strict=True))
+        ),
+        "generator": lambda: iter(batches),
+    }[kind]()
+    train(models[0], dataset, 5, keras.optimizers.SGD(0.1), progress=False)
+    unrolled = [batches[index % 2] for index in range(5)]
+    train(models[1], unrolled, 5, keras.optimizers.SGD(0.1), progress=False)
+    assert largest_difference(weights_of(models[0]), weights_of(models[1])) == 0.0
+
+
+@pytest.mark.parametrize("kind", ["list", "tf.data"])
+def test_an_empty_dataset_is_refused(kind):
+    dataset = [] if kind == "list" else tf.data.Dataset.from_tensor_slices(make_batch()).take(0)
+    with pytest.raises(ValueError, match="dataset must yield at least one batch"):
+        train(small_gpt(), dataset, 3, progress=False)
+
+
+@pytest.mark.parametrize("name", ["steps", "validate_every", "log_every", "checkpoint_every"])
+@pytest.mark.parametrize("value", [0, -1, 2.5])
+def test_counts_below_1_are_refused(name, value):
+    arguments = {"steps": 3, name: value}
+    with pytest.raises(ValueError, match=f"{name} must be an integer >= 1"):
+        train(small_gpt(), [make_batch()], progress=False, **arguments)
+
+
+def test_step_options_reach_the_step():
+    """Without learning, smoothing alone changes the loss."""
+    losses = [
+        train(
+            small_gpt(),
+            [make_batch()],
+            1,
+            keras.optimizers.SGD(0.0),
+            progress=False,
+            label_smoothing=smoothing,
+        )[0]["loss"]
+        for smoothing in (0.0, 0.5)
+    ]
+    assert abs(losses[0] - losses[1]) > 1e-6
+
+
+def test_progress_is_shown_only_when_asked_for(capsys):
+    optimizer = keras.optimizers.SGD()
+    train(small_gpt(), [make_batch()], 2, optimizer, progress=False)
+    assert capsys.readouterr().out == ""
+    train(small_gpt(), [make_batch()], 2, keras.optimizers.SGD())
+    shown = capsys.readouterr().out
+    assert "2/2" in shown and "loss" in shown
+
+
+def test_keras_fit_reaches_the_same_loss_curve():
+    """Same data, same optimizer, no clipping: losses within 1e-4 over 6 steps."""
+    batches = [make_batch(seed) for seed in range(6)]
+    model, twin = small_gpt(), small_gpt()
+    step = make_train_step(model, keras.optimizers.Adam(0.01), clip_norm=None)
+    losses = [float(step(batch)["loss"]) for batch in batches]
+    twin.compile(keras.optimizers.Adam(0.01), loss=masked_loss, jit_compile=False)
+    dataset = tf.data.Dataset.from_tensor_slices(
+        tuple(np.stack(part) for part in zip(*batches, strict=True))
+    )
+    means = []
+    record = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: means.append(logs["loss"])
+    )
+    twin.fit(dataset, verbose=0, shuffle=False, callbacks=[record])
+    # Keras reports the mean since the first step.
+    np.testing.assert_allclose(means, np.cumsum(losses) / np.arange(1, 7), atol=1e-4)
+    assert largest_difference(weights_of(model), weights_of(twin)) < 1e-4
+
+
+def test_a_validation_on_random_data_stays_at_chance():
+    """Nothing leaks: random targets cannot be predicted, so the loss stays above ln V."""
+    batches = [make_batch(seed, rows=8) for seed in range(20)]
+    held_out = [make_batch(seed, rows=16) for seed in range(100, 110)]
+    history = train(
+        small_gpt(),
+        batches,
+        60,
+        keras.optimizers.Adam(0.01),
+        validation_data=held_out,
+        progress=False,
+    )
+    # 10 real ids: ln 10 = 2.303 is the least that an honest model reaches.
+    assert history[-1]["val_loss"] > math.log(VOCAB - 1) - 0.02
+
+
+def copy_batch(rng, rows=32, half=4):
+    """Rows "abcd0abcd": the second half can be known, the first half does not count."""
+    first = rng.integers(2, VOCAB, (rows, half))
+    sequence = np.concatenate([first, np.ones((rows, 1), int), first], axis=1)
+    inputs, targets = sequence[:, :-1].astype("int32"), sequence[:, 1:].astype("int32")
+    targets[:, :half] = 0
+    return inputs, targets
+
+
+@pytest.mark.slow
+def test_the_copy_task_is_solved():
+    """More than 99 % of the copied tokens on data never seen."""
+    rng = np.random.default_rng(0)
+    model = small_gpt(num_layers=2, d_model=32)
+    batches = [copy_batch(rng) for _ in range(800)]
+    train(
+        model,
+        batches,
+        800,
+        keras.optimizers.Adam(warmup_cosine(800, peak=5e-3)),
+        jit_compile=True,
+        progress=False,
+        log_every=800,
+    )
+    result = evaluate(model, [copy_batch(rng, rows=200)])
+    assert result["accuracy"] > 0.99
