@@ -103,9 +103,7 @@ def test_neither_the_values_nor_the_amount_of_padding_changes_real_positions(rng
 
 
 @pytest.mark.parametrize("norm_first", [False, True])
-def test_padding_of_the_encoder_output_changes_nothing_in_the_decoder(
-    rng, x, memory, norm_first
-):
+def test_padding_of_the_encoder_output_changes_nothing_in_the_decoder(rng, x, memory, norm_first):
     layer = decoder(rng, norm_first=norm_first)
     real = np.array([[True] * 3 + [False] * 2, [True] * 4 + [False]])
     changed = np.where(real[..., None], memory, -50).astype("float32")
@@ -245,9 +243,7 @@ def test_the_decoder_layer_equals_the_layer_of_pytorch(norm_first):
 
 def test_feed_forward_equals_slow_numpy(rng, x):
     layer = built(FeedForward(D, DFF), rng)
-    weights = {
-        name: to_numpy(getattr(layer, name).weights) for name in ("expand", "contract")
-    }
+    weights = {name: to_numpy(getattr(layer, name).weights) for name in ("expand", "contract")}
     for b in range(B):
         expected = reference.feed_forward(x[b], weights)
         np.testing.assert_allclose(to_numpy(layer(x))[b], expected, atol=1e-5)

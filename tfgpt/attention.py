@@ -28,7 +28,8 @@ def scaled_dot_product_attention(query, key, value, mask=None):
         query: float tensor (..., T, K).
         key: float tensor (..., S, K).
         value: float tensor (..., S, V).
-        mask: bool tensor, broadcastable to (..., T, S), True = may attend.
+        mask: bool tensor, broadcastable to (..., T, S), True = may attend. Its
+            head axis of size 1 is dropped if the inputs have no heads (B, T, K).
 
     Returns:
         output: (..., T, V), dtype of `value`.
@@ -42,7 +43,7 @@ def scaled_dot_product_attention(query, key, value, mask=None):
         >>> import numpy as np
         >>> x = np.eye(2, dtype="float32")[None]
         >>> output, weights = scaled_dot_product_attention(x, x, x)
-        >>> np.array(weights)[0].round(2).tolist()  # row 0: exp(0.71) / (exp(0.71) + 1)
+        >>> np.array(weights)[0].astype(float).round(2).tolist()  # exp(0.71) / (exp(0.71) + 1)
         [[0.67, 0.33], [0.33, 0.67]]
 
     Source: "Attention Is All You Need", equation 1.
@@ -92,16 +93,31 @@ def masked_softmax(scores, mask=None):
         ValueError: if the mask does not broadcast to `scores`.
     """
     if mask is None:
-        return ops.softmax(scores, axis=-1)
+        return softmax(scores)
     mask = check_mask(mask)
+    if len(mask.shape) == 4 and len(scores.shape) == 3 and mask.shape[1] == 1:
+        mask = mask[:, 0]  # the scores have no heads: (B, 1, T, S) -> (B, T, S)
     check_broadcastable("mask", mask.shape, scores.shape)
     if len(mask.shape) == 3 and len(scores.shape) == 4 and mask.shape[0] != 1:
         raise ValueError(
             f"mask must have rank 2 (T, S) or 4 (B, H, T, S), got shape {tuple(mask.shape)}: "
             "write mask[:, None] for one mask per sequence, mask[None] for one per head."
         )
-    weights = ops.softmax(ops.where(mask, scores, MASKED_SCORE), axis=-1)
+    weights = softmax(ops.where(mask, scores, MASKED_SCORE))
     return ops.where(mask, weights, 0.0)
+
+
+def softmax(scores):
+    """Compute the softmax over the last axis; over one key it is 1.
+
+    Args:
+        scores: float32 tensor (..., T, S).
+
+    Returns:
+        float32 tensor (..., T, S), rows sum to 1.
+    """
+    # Keras warns about a softmax over one value; for attention that is no mistake.
+    return ops.ones_like(scores) if scores.shape[-1] == 1 else ops.softmax(scores, axis=-1)
 
 
 def weighted_sum(weights, value):
@@ -248,17 +264,46 @@ class MultiHeadAttention(MaskedLayer):
         key = query if key is None else key
         value = key if value is None else value
 
+        heads = self.project(query, key, value)
+        output, weights = self.attend(*heads, mask, training)
+        return (output, weights) if return_attention_weights else output
+
+    def project(self, query, key, value, start=0):
+        """Make the heads' queries, keys and values; `start` is the first position."""
         query = self.split_heads(self.query_projection(query))  # (B, T, D) -> (B, H, T, K)
         key = self.split_heads(self.key_projection(key))  # (B, S, D) -> (B, H, S, K)
         value = self.split_heads(self.value_projection(value))  # (B, S, D) -> (B, H, S, K)
         if self.rotary:
-            query, key = apply_rotary(query), apply_rotary(key)
+            positions = start + ops.arange(ops.shape(query)[2], dtype="int32")
+            query, key = apply_rotary(query, positions), apply_rotary(key, positions)
+        return query, key, value
 
+    def attend(self, query, key, value, mask, training=False):
+        """Run attention in every head; return output (B, T, D), weights (B, H, T, S)."""
         weights = masked_softmax(attention_scores(query, key), mask)  # (B, H, T, S)
         dropped = self.weights_dropout(weights, training=training)
         heads = weighted_sum(dropped, value)  # (B, H, T, K)
-        output = self.output_projection(self.merge_heads(heads))  # (B, H, T, K) -> (B, T, D)
-        return (output, weights) if return_attention_weights else output
+        return self.output_projection(self.merge_heads(heads)), weights
+
+    def decode(self, x, cache, start, mask):
+        """Attend from new tokens to all tokens so far.
+
+        Args:
+            x: float tensor (B, T, D), the new tokens.
+            cache: keys and values so far, two tensors (B, H, C, K).
+            start: int scalar, the position of the first new token.
+            mask: bool tensor (1, 1, T, C).
+
+        Returns:
+            output (B, T, D), and the cache with the new keys and values in it.
+        """
+        query, *new = self.project(x, x, x, start)
+        cache = tuple(
+            ops.slice_update(old, (0, 0, start, 0), ops.cast(heads, old.dtype))
+            for old, heads in zip(cache, new, strict=True)
+        )
+        output, _ = self.attend(query, *cache, mask)
+        return output, cache
 
     def split_heads(self, x):
         """Cut the features into heads: (B, T, D) -> (B, H, T, K)."""

@@ -387,12 +387,12 @@ EXERCISES = {
         (
             Case(
                 "no padding",
-                (np.array([[1, 2]]), features(1, 2, 4)),
-                "A prediction is the place of the largest logit.",
+                (np.array([[2, 1]]), features(1, 2, 4)),
+                "A prediction is the place of the largest logit; here one of two is right.",
             ),
             Case(
                 "with padding",
-                (np.array([[1, 3, 0], [2, 0, 0]]), features(2, 3, 4)),
+                (np.array([[2, 1, 0], [1, 3, 0]]), features(2, 3, 4)),
                 "Count real targets only, above and below the fraction line.",
             ),
             Case(

@@ -7,6 +7,7 @@ T length, D model width, H heads, V vocabulary. Built in notebooks 06 and 09.
 import keras
 from keras import ops
 
+from tfgpt.attention import attention_weights_spec
 from tfgpt.layers import DecoderLayer
 from tfgpt.masks import causal_mask, combine_masks, padding_mask
 from tfgpt.positional import PositionalEmbedding
@@ -182,6 +183,51 @@ class GPT(keras.Model):
             weights[f"decoder/{index}/self"] = layer_weights["self"]
         logits = self.logits(self.final_norm(x))  # (B, T, D) -> (B, T, V)
         return (logits, weights) if return_attention_weights else logits
+
+    def compute_output_spec(
+        self, token_ids, mask=None, return_attention_weights=False, training=None
+    ):
+        logits = keras.KerasTensor((*token_ids.shape, self.vocab_size), dtype="float32")
+        weights = {
+            f"decoder/{index}/self": attention_weights_spec(self.num_heads, token_ids, token_ids)
+            for index in range(self.num_layers)
+        }
+        return (logits, weights) if return_attention_weights else logits
+
+    def make_caches(self, batch_size, length):
+        """Make the empty memory of `decode`: keys and values of each layer.
+
+        Args:
+            batch_size: int, B.
+            length: int, C, how many tokens fit.
+
+        Returns:
+            tuple of L pairs of zeros (B, H, C, K) in the compute dtype.
+        """
+        shape = (batch_size, self.num_heads, length, self.d_model // self.num_heads)
+        empty = ops.zeros(shape, dtype=self.compute_dtype)
+        return tuple((empty, empty) for _ in range(self.num_layers))
+
+    def decode(self, token_ids, caches, start):
+        """Run new tokens only; earlier ones are known by their keys and values.
+
+        The result equals the same positions of a full pass.
+
+        Args:
+            token_ids: int tensor (B, T), the new tokens.
+            caches: what `make_caches` or the last `decode` returned, room for C tokens.
+            start: int scalar, the position of the first new token; start + T <= C.
+
+        Returns:
+            hidden states (B, T, D) for `logits`, and the caches with the new tokens.
+        """
+        mask = causal_mask(token_ids.shape[1], caches[0][0].shape[2], offset=start)
+        x = self.embedding(token_ids, start=start)  # (B, T) -> (B, T, D)
+        updated = []
+        for layer, cache in zip(self.decoder_layers, caches, strict=True):
+            x, cache = layer.decode(x, cache, start, mask)
+            updated.append(cache)
+        return self.final_norm(x), tuple(updated)
 
     def compute_mask(self, inputs, previous_mask):
         # The attention mask of a call is no mask of the logits.

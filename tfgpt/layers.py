@@ -419,6 +419,13 @@ class DecoderLayer(ResidualLayer):
         )
         return self.after(x, attended, self.encoder_attention_norm, training), weights
 
+    def decode(self, x, cache, start, mask):
+        """Run new tokens through a GPT block; see `MultiHeadAttention.decode`."""
+        norm = self.self_attention_norm
+        attended, cache = self.self_attention.decode(self.before(x, norm), cache, start, mask)
+        x = self.after(x, attended, norm, training=False)
+        return self.add_feed_forward(x, training=False), cache
+
     def check_encoder_output(self, encoder_output):
         """Raise unless encoder_output is given exactly when it is attended to."""
         if self.cross_attention and encoder_output is None:

@@ -4,6 +4,7 @@ Nothing here knows a model. Figures are readable on light and dark pages, need n
 screen, and show Chinese labels when a font for them is installed.
 """
 
+import io
 import warnings
 from functools import lru_cache
 
@@ -78,7 +79,8 @@ def plot_attention_weights(
             continue
         image = axis.imshow(weights[head], vmin=0, vmax=1, cmap="viridis", aspect="auto")
         label_axes(axis, query_tokens, key_tokens)
-        axis.set_title(f"head {head}")
+        if num_heads > 1:
+            axis.set_title(f"head {head}")
         axis.set_xlabel("key")
         axis.set_ylabel("query")
     figure.colorbar(image, ax=axes.ravel().tolist(), label="attention weight", shrink=0.8)
@@ -102,6 +104,8 @@ def plot_mask(mask, query_tokens=None, key_tokens=None, title=None, save=None):
         TypeError: if the mask is not boolean.
         ValueError: if the shape is wrong or a label count differs from its axis.
     """
+    from matplotlib import colormaps
+
     mask = np.asarray(mask)
     if mask.dtype != bool:
         raise TypeError(f"mask must be boolean with True = may attend, got dtype {mask.dtype}.")
@@ -114,11 +118,12 @@ def plot_mask(mask, query_tokens=None, key_tokens=None, title=None, save=None):
     check_labels("key_tokens", key_tokens, mask.shape[1])
     figure, axes = new_figure(1, 1, size=(4.2, 3.8))
     axis = axes[0, 0]
-    image = axis.imshow(mask, vmin=0, vmax=1, cmap="viridis", aspect="auto")
+    two_colours = colormaps["viridis"].resampled(2)
+    image = axis.imshow(mask, vmin=0, vmax=1, cmap=two_colours, aspect="auto")
     label_axes(axis, query_tokens, key_tokens)
     axis.set_xlabel("key")
     axis.set_ylabel("query")
-    bar = figure.colorbar(image, ax=axis, ticks=[0, 1], shrink=0.8)
+    bar = figure.colorbar(image, ax=axis, ticks=[0.25, 0.75], shrink=0.8)
     bar.ax.set_yticklabels(["hidden", "may attend"])
     return finish(figure, title, save)
 
@@ -224,7 +229,15 @@ def new_figure(rows, columns, size):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(
+    class NotebookFigure(Figure):
+        """A figure that a notebook shows without pyplot."""
+
+        def _repr_png_(self):
+            picture = io.BytesIO()
+            self.savefig(picture, format="png")
+            return picture.getvalue()
+
+    figure = NotebookFigure(
         figsize=(size[0] * columns, size[1] * rows), layout="constrained", facecolor="white"
     )
     FigureCanvasAgg(figure)
@@ -248,7 +261,11 @@ def check_labels(name, labels, size):
 
 
 def label_axes(axis, query_tokens, key_tokens):
-    """Write the tokens beside rows and columns."""
+    """Write the tokens, or whole numbers, beside rows and columns."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     for tokens, set_ticks, rotation in (
         (key_tokens, axis.set_xticks, 90),
         (query_tokens, axis.set_yticks, 0),

@@ -66,7 +66,7 @@ def positional_encoding(length, d_model, layout="interleaved"):
         ValueError: if length or d_model is not an integer >= 1, or the layout is unknown.
 
     Example:
-        >>> positional_encoding(2, 4)[0].round(2).tolist()
+        >>> positional_encoding(2, 4)[0].astype(float).round(2).tolist()
         [[0.0, 1.0, 0.0, 1.0], [0.84, 0.54, 0.01, 1.0]]
 
     Source: "Attention Is All You Need", section 3.5.
@@ -101,7 +101,7 @@ def apply_rotary(x, positions=None):
 
     Example:
         >>> x = np.ones((1, 1, 2, 2), "float32")
-        >>> np.array(apply_rotary(x))[0, 0].round(2).tolist()  # cos - sin, sin + cos
+        >>> np.array(apply_rotary(x))[0, 0].astype(float).round(2).tolist()  # cos - sin, sin + cos
         [[1.0, 1.0], [-0.3, 1.38]]
 
     Source: Su et al., "RoFormer" (2021), section 3.2.2.
@@ -130,7 +130,7 @@ class PositionalEmbedding(keras.layers.Layer):
     The layer has no attention mask. `training=True` turns on dropout of the sum.
     Table and positions are float32; the sum is cast to the compute dtype.
 
-    Call: layer(token_ids).
+    Call: layer(token_ids, start=0). `start` is the position of the first token.
 
     Args:
         vocab_size: int >= 1, V, the number of tokens.
@@ -211,7 +211,7 @@ class PositionalEmbedding(keras.layers.Layer):
         elif self.positions == "sinusoidal":
             self.position_table = positional_encoding(self.max_length, self.d_model, self.layout)[0]
 
-    def call(self, token_ids, training=None):
+    def call(self, token_ids, start=0, training=None):
         check_token_ids("token_ids", token_ids, self.vocab_size)
         length = token_ids.shape[1]
         if length is not None and length > self.max_length:
@@ -227,14 +227,15 @@ class PositionalEmbedding(keras.layers.Layer):
         if self.scale:
             x = x * self.d_model**0.5
         if self.positions is not None:
+            places = start + ops.arange(ops.shape(token_ids)[1], dtype="int32")
             # (max_length, D) -> (T, D)
-            x = x + ops.convert_to_tensor(self.position_table)[: ops.shape(token_ids)[1]]
+            x = x + ops.take(self.position_table, places, axis=0)
         return self.sum_dropout(ops.cast(x, self.compute_dtype), training=training)
 
     def compute_output_shape(self, token_ids_shape):
         return (*token_ids_shape, self.d_model)
 
-    def compute_output_spec(self, token_ids, training=None):
+    def compute_output_spec(self, token_ids, start=0, training=None):
         return keras.KerasTensor((*token_ids.shape, self.d_model), dtype=self.compute_dtype)
 
     def get_config(self):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import keras
 
+SEED_STATE = "seed_generator_state"  # the name of a keras.random.SeedGenerator's variable
 HISTORY_COLUMNS = ("step", "loss", "val_loss", "tokens_per_s", "seconds")
 
 
@@ -34,8 +35,13 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         self.csv_path = folder / "history.csv"
         self.saved_step = tf.Variable(0, dtype=tf.int64)
-        # Layers keep the state of their random numbers as variables: they are in here too.
-        checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer, step=self.saved_step)
+        # A tf Checkpoint of a Keras model leaves out the random state of its dropout.
+        random_state = [
+            variable.value for variable in model.variables if variable.name == SEED_STATE
+        ]
+        checkpoint = tf.train.Checkpoint(
+            model=model, optimizer=optimizer, step=self.saved_step, random_state=random_state
+        )
         self.manager = tf.train.CheckpointManager(
             checkpoint, str(folder / "checkpoint"), max_to_keep=2
         )

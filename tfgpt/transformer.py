@@ -354,10 +354,7 @@ class Transformer(keras.Model):
         self.output_projection.build(hidden_shape)
 
     def call(self, inputs, return_attention_weights=False, training=None):
-        if not isinstance(inputs, dict) or {"source", "target"} - inputs.keys():
-            received = sorted(inputs) if isinstance(inputs, dict) else type(inputs).__name__
-            raise ValueError(f'inputs must be a dict with "source" and "target", got {received}.')
-        source, target = inputs["source"], inputs["target"]
+        source, target = source_and_target(inputs)
         encoder_mask, decoder_mask, cross_mask = create_masks(source, target, self.pad_id)
         encoder_output, encoder_weights = self.encoder(
             source, mask=encoder_mask, return_attention_weights=True, training=training
@@ -372,6 +369,14 @@ class Transformer(keras.Model):
         )
         # (B, T, D) -> (B, T, V)
         logits = ops.cast(self.output_projection(decoder_output), "float32")
+        return (logits, encoder_weights | decoder_weights) if return_attention_weights else logits
+
+    def compute_output_spec(self, inputs, return_attention_weights=False, training=None):
+        source, target = source_and_target(inputs)
+        asked = {"return_attention_weights": True}
+        encoder_output, encoder_weights = self.encoder.compute_output_spec(source, **asked)
+        _, decoder_weights = self.decoder.compute_output_spec(target, encoder_output, **asked)
+        logits = keras.KerasTensor((*target.shape, self.target_vocab_size), dtype="float32")
         return (logits, encoder_weights | decoder_weights) if return_attention_weights else logits
 
     def check_ids(self, inputs):
@@ -389,3 +394,11 @@ class Transformer(keras.Model):
             "target_vocab_size": self.target_vocab_size,
             "pad_id": self.pad_id,
         }
+
+
+def source_and_target(inputs):
+    """Return the two sequences of a Transformer's input; raise unless both are there."""
+    if not isinstance(inputs, dict) or {"source", "target"} - inputs.keys():
+        received = sorted(inputs) if isinstance(inputs, dict) else type(inputs).__name__
+        raise ValueError(f'inputs must be a dict with "source" and "target", got {received}.')
+    return inputs["source"], inputs["target"]

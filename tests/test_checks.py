@@ -1,0 +1,130 @@
+"""Tests of tfgpt.checks: empty, right and wrong answers to the exercises."""
+
+import numpy as np
+import pytest
+
+from tfgpt import checks
+from tfgpt.checks import EXERCISES, Case, Exercise, check, compare
+
+
+@pytest.fixture
+def double(monkeypatch):
+    """An exercise to test with: twice a list."""
+    exercise = Exercise(
+        lambda x: np.asarray(x) * 2.0,
+        (
+            Case("a list", ([1.0, 2.0],), "Multiply by 2."),
+            Case("edge case: nothing", ([],), "An empty list stays empty."),
+        ),
+        tolerance=1e-3,
+    )
+    monkeypatch.setitem(checks.EXERCISES, "double", exercise)
+    return exercise
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_every_exercise_accepts_its_own_reference(name, capsys):
+    assert check(name, EXERCISES[name].reference) is True
+    assert capsys.readouterr().out == f"{name}: all {len(EXERCISES[name].cases)} checks passed.\n"
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_every_exercise_refuses_wrong_shapes_and_values_with_its_hint(name):
+    exercise = EXERCISES[name]
+    first = exercise.cases[0]
+
+    def wrong_value(*inputs):
+        result = np.asarray(exercise.reference(*inputs))
+        return ~result if result.dtype == bool else result + 1
+
+    def wrong_shape(*inputs):
+        return np.asarray(exercise.reference(*inputs))[None]
+
+    for answer in (wrong_value, wrong_shape):
+        with pytest.raises(AssertionError) as raised:
+            check(name, answer)
+        message = str(raised.value)
+        assert message.startswith(f"{name}, {first.what}: ") and message.endswith(first.hint)
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_every_exercise_has_an_edge_case_and_a_hint_for_each_case(name):
+    cases = EXERCISES[name].cases
+    assert len(cases) >= 2
+    assert any(case.what.startswith("edge case") for case in cases)
+    assert all(case.hint.endswith(".") for case in cases)
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+@pytest.mark.parametrize("answer", [None, ...])
+def test_a_stub_is_still_empty_and_no_error(name, answer, capsys):
+    assert check(name, lambda *inputs: answer) is False
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{name}: still empty.") and "passed" not in printed
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda x: [[2.0, 4.0]], r"double, a list: the shape is \(1, 2\), expected \(2,\)"),
+        (lambda x: [True, True], "double, a list: the dtype is bool, expected float64"),
+        (lambda x: [2.0, 5.0], r"double, a list: the value at index \[1\] is 5.0, expected 4.0"),
+        (lambda x: [2.0, np.nan], r"double, a list: the value at index \[1\] is nan"),
+        (lambda x: [np.inf, 4.0], r"double, a list: the value at index \[0\] is inf"),
+        (lambda x: "text", "double, a list: the result must be one array of numbers"),
+        (lambda x: [[1.0], [1.0, 2.0]], "double, a list: the result must be one array"),
+        (lambda x: {"a": 1}, "double, a list: the result must be one array of numbers"),
+        (lambda x: [2.0, 4.0], r"double, edge case: nothing: the shape is \(2,\)"),
+    ],
+    ids=["shape", "dtype", "value", "NaN", "inf", "text", "ragged", "dict", "edge case"],
+)
+def test_a_wrong_answer_names_the_case_and_ends_with_the_hint(double, answer, message):
+    with pytest.raises(AssertionError, match=message) as raised:
+        check("double", answer)
+    edge = "edge case" in str(raised.value)
+    assert str(raised.value).endswith(double.cases[edge].hint)
+
+
+def test_small_differences_are_allowed_up_to_the_tolerance(double):
+    assert check("double", lambda x: np.asarray(x) * 2.0 + 0.9e-3)
+    with pytest.raises(AssertionError, match="the value"):
+        check("double", lambda x: np.asarray(x) * 2.0 + 1.1e-3)
+
+
+def test_lists_integers_and_tensors_are_right_answers_too(double):
+    from keras import ops
+
+    assert check("double", lambda x: [int(value) * 2 for value in x])
+    assert check("double", lambda x: ops.convert_to_tensor(x, "float32") * 2)
+
+
+def test_an_answer_that_writes_into_its_inputs_spoils_nothing(double):
+    def writes(x):
+        result = [2 * value for value in x]
+        x.clear()
+        return result
+
+    assert check("double", writes) and check("double", writes)
+
+
+def test_an_error_in_the_answer_is_shown_as_it_is(double):
+    with pytest.raises(ZeroDivisionError):
+        check("double", lambda x: 1 / 0)
+
+
+def test_an_unknown_exercise_lists_the_known_ones():
+    with pytest.raises(KeyError, match="causal mask.*softmax.*got 'softmaxx'"):
+        check("softmaxx", lambda: None)
+
+
+def test_a_number_is_compared_without_an_index():
+    with pytest.raises(AssertionError, match="loss: the value is 2.0, expected 1.0. Hint."):
+        compare("loss", 2.0, 1.0, "Hint.", 0.1)
+    compare("loss", 1.05, 1.0, "Hint.", 0.1)
+
+
+def test_infinite_values_may_be_expected():
+    scores = np.array([1.0, -np.inf])
+    compare("scores", scores, scores, "Hint.", 1e-5)
+    with pytest.raises(AssertionError, match=r"index \[1\]"):
+        compare("scores", -scores, scores * [-1, 1], "Hint.", 1e-5)
