@@ -561,7 +561,7 @@ def test_progress_is_shown_only_when_asked_for(capsys):
 def test_keras_fit_reaches_the_same_loss_curve():
     """Same data, same optimizer, no clipping: losses within 1e-4 over 6 steps."""
     batches = [make_batch(seed) for seed in range(6)]
-    model, twin = bigram(), bigram()
+    model, twin = small_gpt(), small_gpt()
     step = make_train_step(model, keras.optimizers.Adam(0.01), clip_norm=None)
     losses = [float(step(batch)["loss"]) for batch in batches]
     twin.compile(keras.optimizers.Adam(0.01), loss=masked_loss, jit_compile=False)

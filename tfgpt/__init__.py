@@ -10,6 +10,9 @@ from tfgpt import (
     attention,
     checks,
     data,
+    device_checks,
+    devices,
+    diagnosis,
     generation,
     gpt,
     layers,
@@ -20,8 +23,10 @@ from tfgpt import (
     tokenizers,
     training,
     transformer,
+    viewer,
 )
 from tfgpt.attention import MultiHeadAttention, scaled_dot_product_attention
+from tfgpt.diagnosis import doctor
 from tfgpt.generation import generate
 from tfgpt.gpt import GPT
 from tfgpt.layers import DecoderLayer, EncoderLayer, FeedForward
@@ -72,6 +77,10 @@ __all__ = [
     "combine_masks",
     "create_masks",
     "data",
+    "device_checks",
+    "devices",
+    "diagnosis",
+    "doctor",
     "evaluate",
     "generate",
     "generation",
@@ -94,4 +103,5 @@ __all__ = [
     "train",
     "training",
     "transformer",
+    "viewer",
 ]

@@ -1,4 +1,4 @@
-"""The `tfgpt` command: `tfgpt demo` and `tfgpt generate`."""
+"""The `tfgpt` command: `tfgpt demo`, `tfgpt generate` and `tfgpt doctor`."""
 
 import argparse
 import os
@@ -15,17 +15,17 @@ def main(arguments=None):
         arguments: list of str; None: those of the process.
 
     Returns:
-        int, the exit code: 0 if all went well, 2 after wrong input, 130 after Ctrl-C.
+        int, the exit code: 0 if all went well, 1 if the doctor found a problem, 2 after
+        wrong input, 130 after Ctrl-C.
     """
     options = make_parser().parse_args(arguments)
     try:
-        options.run(options)
+        return options.run(options) or 0
     except (ValueError, TypeError, OSError) as error:
         print(f"tfgpt: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130  # the exit code of a program that was stopped from the keyboard
-    return 0
 
 
 def make_parser():
@@ -54,6 +54,10 @@ def make_parser():
     generate.add_argument("--top-p", type=float, help="draw among those that sum to p")
     generate.add_argument("--seed", type=int, help="the same seed gives the same text")
     generate.set_defaults(run=run_generate)
+
+    doctor = commands.add_parser("doctor", help="check versions, devices, CUDA and XLA")
+    doctor.add_argument("--json", action="store_true", help="print the checks as JSON")
+    doctor.set_defaults(run=run_doctor)
     return parser
 
 
@@ -90,3 +94,12 @@ def run_generate(options):
             seed=options.seed,
         )
     )
+
+
+def run_doctor(options):
+    """Print the checks of `tfgpt doctor`; return 1 if one found a problem."""
+    from tfgpt.diagnosis import doctor
+
+    report = doctor(show=not options.json)
+    print(report.to_json() if options.json else report)
+    return 1 if report.problems else 0

@@ -2,7 +2,6 @@
 
 Up to the context length a GPT decodes with a cache of keys and values, in one
 compiled loop. Past it, the window slides and is run again for every token.
-Built by hand in notebook 10.
 """
 
 import warnings
@@ -92,7 +91,7 @@ def generate(
 def generate_cached(model, prompt, total, points, sampling):
     """Fill a text up to `total` <= context_length tokens in one compiled loop."""
     batch, length = prompt.shape
-    room = -(-model.context_length // CHUNK) * CHUNK
+    room = model.context_length
     token_ids = np.zeros((batch, room), dtype="int32")
     token_ids[:, :length] = prompt
     padded_points = np.zeros((room, batch), dtype="float32")
@@ -158,12 +157,14 @@ def compile_for(model, function, arguments):
 def decode_loop(model, token_ids, points, length, total, numbers, greedy, filtered):
     """Write tokens from position `length` to `total` into token_ids (B, C)."""
     batch, room = token_ids.shape
-    token_ids = ops.convert_to_tensor(token_ids)
+    chunk = min(CHUNK, room)
 
     def read_chunk(start, caches):
-        places = start + ops.arange(CHUNK, dtype="int32")
-        _, caches = model.decode(ops.take(token_ids, places, axis=1), caches, start)
-        return start + CHUNK, caches
+        # The last chunk begins earlier, so that it does not pass the context.
+        first = ops.minimum(start, room - chunk)
+        places = first + ops.arange(chunk, dtype="int32")
+        _, caches = model.decode(ops.take(token_ids, places, axis=1), caches, first)
+        return start + chunk, caches
 
     # The prompt but for its last token. What a chunk holds beyond the prompt is
     # overwritten before it is seen.
@@ -210,6 +211,9 @@ def generate_sliding(model, token_ids, written, points, sampling):
     if stop_token is not None:
         stopped = (token_ids[:, sampling["length"] : written] == stop_token).any(axis=1)
     for position in range(written, total):
+        if stopped.all():
+            buffer[:, position:total] = stop_token
+            break
         start = max(0, position - context)
         window = buffer[:, start : start + context]  # (B, C), one shape for all steps
         logits = model.predict_on_batch(window)[:, position - 1 - start]  # (B, V)
@@ -265,7 +269,8 @@ def next_token_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
 
 def with_temperature(logits, temperature):
     """Compute softmax(logits / temperature): float32 (B, V) -> (B, V)."""
-    # The largest becomes 0 first, so that no temperature is too small.
+    # The largest becomes 0 first, and float32 makes of no temperature 0 or infinity.
+    temperature = ops.clip(ops.convert_to_tensor(temperature, "float32"), 1e-30, 1e30)
     logits = logits - ops.max(logits, axis=-1, keepdims=True)
     return ops.softmax(logits / temperature, axis=-1)
 

@@ -1,7 +1,7 @@
 """GPT: a stack of decoder layers that predicts the next token.
 
 Decoder-only: no encoder and no cross-attention. Shape letters: B batch,
-T length, D model width, H heads, V vocabulary. Built in notebooks 06 and 09.
+T length, D model width, H heads, V vocabulary. Built in notebooks 05 and 06.
 """
 
 import keras

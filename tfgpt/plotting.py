@@ -266,12 +266,13 @@ def label_axes(axis, query_tokens, key_tokens):
 
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.yaxis.set_major_locator(MaxNLocator(integer=True))
-    for tokens, set_ticks, rotation in (
+    for tokens, set_ticks, long_rotation in (
         (key_tokens, axis.set_xticks, 90),
         (query_tokens, axis.set_yticks, 0),
     ):
         if tokens is not None:
             labels, font = readable([visible(token) for token in tokens])
+            rotation = long_rotation if any(len(label) > 2 for label in labels) else 0
             set_ticks(range(len(labels)), labels, rotation=rotation, fontsize=8, **font)
 
 

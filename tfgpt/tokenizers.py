@@ -1,7 +1,6 @@
 """Text to token ids and back: single characters, and byte-pair pieces.
 
-Both keep id 0 for padding, so that losses and masks can ignore it. Built by hand
-in notebook 08.
+Both keep id 0 for padding, so that losses and masks can ignore it.
 """
 
 import json
