@@ -11,13 +11,13 @@ import tensorflow as tf
 from tfgpt import GPT, Transformer
 from tfgpt.losses import masked_accuracy, masked_loss
 from tfgpt.training import (
+    WarmupLinearDecay,
     WarmupSchedule,
     evaluate,
     make_evaluation_step,
     make_train_step,
     prepare,
     train,
-    warmup_cosine,
 )
 
 pytestmark = pytest.mark.requires_tensorflow
@@ -421,16 +421,34 @@ def test_the_warmup_schedule_survives_saving():
     assert float(optimizer.learning_rate) == pytest.approx(float(schedule(0)), rel=1e-6)
 
 
-def test_warmup_cosine_rises_to_its_peak_and_falls_to_zero():
-    schedule = warmup_cosine(1000, peak=0.5, warmup_steps=100)
-    rates = [float(schedule(step)) for step in (0, 50, 100, 550, 1000)]
-    # Halfway down the cosine the rate is half the peak.
-    np.testing.assert_allclose(rates, [0.0, 0.25, 0.5, 0.25, 0.0], atol=1e-6)
+def test_the_linear_schedule_rises_to_its_peak_falls_to_zero_and_stays_there():
+    schedule = WarmupLinearDecay(1000, peak=0.5, warmup_steps=100)
+    rates = [float(schedule(step)) for step in (0, 50, 100, 550, 1000, 1500)]
+    # Step 0 counts as step 1: 0.5 x 1 / 100. Step 550 is halfway down: 0.5 x 450 / 900.
+    np.testing.assert_allclose(rates, [0.005, 0.25, 0.5, 0.25, 0.0, 0.0], atol=1e-6)
+
+
+def test_the_linear_schedule_warms_up_for_a_tenth_of_a_short_training():
+    assert float(WarmupLinearDecay(50, peak=1.0)(5)) == 1.0
+    assert WarmupLinearDecay(50).get_config()["warmup_steps"] == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"steps": 0}, "steps must be an integer >= 1, got 0"),
+        ({"steps": 10, "peak": 0.0}, "peak must be > 0, got 0.0"),
+        ({"steps": 10, "warmup_steps": 0}, "warmup_steps must be an integer >= 1, got 0"),
+    ],
+)
+def test_the_linear_schedule_refuses_wrong_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        WarmupLinearDecay(**arguments)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 100])
-def test_warmup_cosine_works_for_the_shortest_training(steps):
-    rates = [float(warmup_cosine(steps)(step)) for step in range(steps + 1)]
+def test_the_linear_schedule_works_for_the_shortest_training(steps):
+    rates = [float(WarmupLinearDecay(steps)(step)) for step in range(steps + 1)]
     assert np.isfinite(rates).all() and max(rates) > 0
 
 
@@ -613,7 +631,7 @@ def test_the_copy_task_is_solved():
         model,
         batches,
         800,
-        keras.optimizers.Adam(warmup_cosine(800, peak=5e-3)),
+        keras.optimizers.Adam(WarmupLinearDecay(800, peak=5e-3)),
         jit_compile=True,
         progress=False,
         log_every=800,

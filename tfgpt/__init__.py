@@ -34,7 +34,7 @@ from tfgpt.losses import bits_per_byte, masked_accuracy, masked_loss, perplexity
 from tfgpt.masks import causal_mask, combine_masks, create_masks, padding_mask
 from tfgpt.positional import PositionalEmbedding, apply_rotary, get_angles, positional_encoding
 from tfgpt.tokenizers import BPETokenizer, CharTokenizer
-from tfgpt.training import WarmupSchedule, evaluate, make_train_step, train
+from tfgpt.training import WarmupLinearDecay, WarmupSchedule, evaluate, make_train_step, train
 from tfgpt.transformer import Decoder, Encoder, Transformer
 
 __version__ = "0.1.0"
@@ -68,6 +68,7 @@ __all__ = [
     "MultiHeadAttention",
     "PositionalEmbedding",
     "Transformer",
+    "WarmupLinearDecay",
     "WarmupSchedule",
     "apply_rotary",
     "attention",

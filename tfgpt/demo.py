@@ -25,7 +25,7 @@ class DemoSettings:
         num_heads: int, H.
     """
 
-    steps: int = 1200
+    steps: int = 1300
     context_length: int = 128
     batch_size: int = 16
     num_layers: int = 4
@@ -104,9 +104,9 @@ def make_optimizer(steps):
     Returns:
         keras.optimizers.Muon. On this text it learns faster per step than Adam.
     """
-    matrix_rate, other_rate = 0.02, 0.004
+    matrix_rate, other_rate = 0.03, 0.006
     return keras.optimizers.Muon(
-        tfgpt.training.warmup_cosine(steps, peak=matrix_rate),
+        tfgpt.WarmupLinearDecay(steps, peak=matrix_rate),
         adam_lr_ratio=other_rate / matrix_rate,
         rms_rate=None,
         weight_decay=0.1,

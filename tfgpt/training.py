@@ -53,6 +53,49 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return {"d_model": self.d_model, "warmup_steps": self.warmup_steps}
 
 
+@keras.saving.register_keras_serializable("tfgpt")
+class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """Raise the learning rate linearly to a peak, then lower it linearly to 0.
+
+    rate(step) = peak x min(step / warmup_steps, (steps - step) / (steps - warmup_steps)).
+
+    Args:
+        steps: int >= 1, the length of the training.
+        peak: float > 0, the highest rate.
+        warmup_steps: int >= 1; a tenth of `steps` if that is less.
+
+    Returns:
+        schedule for any Keras optimizer; step 0 counts as step 1, and after
+        `steps` the rate stays 0.
+
+    Raises:
+        ValueError: if an argument is outside its range.
+
+    Example:
+        >>> schedule = WarmupLinearDecay(steps=1000, peak=0.5, warmup_steps=100)
+        >>> [float(schedule(step)) for step in (50, 100, 550, 1000)]
+        [0.25, 0.5, 0.25, 0.0]
+    """
+
+    def __init__(self, steps, peak=1e-3, warmup_steps=100):
+        check_positive("steps", steps)
+        check_positive("warmup_steps", warmup_steps)
+        if not peak > 0:
+            raise ValueError(f"peak must be > 0, got {peak!r}.")
+        self.steps = steps
+        self.peak = peak
+        self.warmup_steps = min(warmup_steps, max(steps // 10, 1))
+
+    def __call__(self, step):
+        step = ops.maximum(ops.cast(step, "float32"), 1.0)
+        rising = step / self.warmup_steps
+        falling = (self.steps - step) / max(self.steps - self.warmup_steps, 1)
+        return self.peak * ops.maximum(ops.minimum(rising, falling), 0.0)
+
+    def get_config(self):
+        return {"steps": self.steps, "peak": self.peak, "warmup_steps": self.warmup_steps}
+
+
 def make_train_step(
     model,
     optimizer,
@@ -296,7 +339,7 @@ def train(
         dataset: tf.data.Dataset or list of (inputs, targets); repeated when it
             ends. To resume exactly, its order must not change between runs.
         steps: int >= 1, the step at which training ends.
-        optimizer: Keras optimizer; default: AdamW with `warmup_cosine(steps)`.
+        optimizer: Keras optimizer; default: AdamW with `WarmupLinearDecay(steps)`.
         validation_data: finite iterable of (inputs, targets), measured whole.
         validate_every: int >= 1, steps between validations; also at the end.
         log_every: int >= 1, steps between rows of the history.
@@ -323,7 +366,7 @@ def train(
         ("checkpoint_every", checkpoint_every),
     ):
         check_positive(name, value)
-    optimizer = optimizer or keras.optimizers.AdamW(warmup_cosine(steps), weight_decay=0.1)
+    optimizer = optimizer or keras.optimizers.AdamW(WarmupLinearDecay(steps), weight_decay=0.1)
     step = make_train_step(model, optimizer, pad_id=pad_id, jit_compile=jit_compile, **step_options)
     run = Run(run_dir, model, step.optimizer, resume)
     evaluation_step = make_evaluation_step(model, pad_id=pad_id, jit_compile=jit_compile)
@@ -347,26 +390,6 @@ def train(
         run.save()
         print(f"\nStopped at step {run.step} of {steps}; the work so far is kept.")
     return run.history
-
-
-def warmup_cosine(steps, peak=1e-3, warmup_steps=100):
-    """Make a rate that rises to `peak`, then falls to 0 along half a cosine.
-
-    Args:
-        steps: int >= 1, the length of the training.
-        peak: float > 0, the highest rate.
-        warmup_steps: int >= 1; a tenth of `steps` if that is less.
-
-    Returns:
-        Keras learning rate schedule.
-    """
-    warmup_steps = min(warmup_steps, max(steps // 10, 1))
-    return keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0,
-        decay_steps=max(steps - warmup_steps, 1),
-        warmup_target=peak,
-        warmup_steps=warmup_steps,
-    )
 
 
 def endless(dataset, skip=0):

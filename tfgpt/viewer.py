@@ -30,8 +30,8 @@ def view_attention(
     """Make an interactive page: lines, matrix and overview of attention weights.
 
     As the last line of a notebook cell it is shown there; `save` writes a file
-    for any browser. Weights are rounded to steps of 1/255 (largest error 1/510),
-    with bits=16 to steps of 1/65535.
+    for any browser. Weights are rounded to steps of 1/255 (largest error 1/510,
+    smaller weights vanish), with bits=16 to steps of 1/65535.
 
     Args:
         weights: float array (H, T, S) or (1, H, T, S), values in [0, 1], or a dict
