@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test lab test-all test-jax lint install
+.PHONY: demo test lab test-slow test-jax lint install
 
 demo: $(INSTALLED)
 	$(BIN)/tfgpt demo
@@ -15,8 +15,8 @@ test: $(INSTALLED)
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab notebooks
 
-test-all: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2
+test-slow: $(VENV)/installed-browser
+	$(BIN)/python -m pytest -n 2 -m slow
 
 test-jax: $(VENV)/installed-jax
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 $(addprefix tests/test_,$(addsuffix .py, \
@@ -37,6 +37,7 @@ $(INSTALLED): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt --editable ".[dev]"
 	@touch $(INSTALLED)
 
-$(VENV)/installed-jax: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --editable ".[jax]"
+# What only some checks need: .[jax] for test-jax, .[browser] for test-slow.
+$(VENV)/installed-%: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --editable ".[$*]"
 	@touch $@

@@ -6,6 +6,8 @@ import sys
 
 # Before TensorFlow loads: its notes about the processor would hide the demo's lines.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# And it would take all memory of a GPU that others may use too.
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 
 def main(arguments=None):

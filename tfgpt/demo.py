@@ -25,11 +25,11 @@ class DemoSettings:
         num_heads: int, H.
     """
 
-    steps: int = 1300
+    steps: int = 1700
     context_length: int = 128
     batch_size: int = 16
     num_layers: int = 4
-    d_model: int = 128
+    d_model: int = 96
     num_heads: int = 4
 
 
@@ -74,7 +74,6 @@ def run_demo(corpus="shakespeare", run_dir="runs/demo", steps=None, seed=0, resu
         settings.d_model,
         settings.num_heads,
         positions="rotary",
-        pad_id=tokenizer.pad_id,
     )
     print(
         f"{len(text):,} characters, {tokenizer.vocab_size - 1:,} different ones; "

@@ -140,7 +140,9 @@ def compile_for(model, function, arguments):
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(function, jit_compile=True).get_concrete_function(*arguments)
+        return tf.function(function, jit_compile=True, autograph=False).get_concrete_function(
+            *arguments
+        )
     if keras.backend.backend() == "jax":
         import jax
 

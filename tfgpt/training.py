@@ -57,7 +57,8 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
 class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
     """Raise the learning rate linearly to a peak, then lower it linearly to 0.
 
-    rate(step) = peak x min(step / warmup_steps, (steps - step) / (steps - warmup_steps)).
+    rate(step) = peak x min((step + 1) / warmup_steps, (steps - step) / (steps - warmup_steps)),
+    with steps counted from 0, as optimizers do.
 
     Args:
         steps: int >= 1, the length of the training.
@@ -65,15 +66,14 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
         warmup_steps: int >= 1; a tenth of `steps` if that is less.
 
     Returns:
-        schedule for any Keras optimizer; step 0 counts as step 1, and after
-        `steps` the rate stays 0.
+        schedule for any Keras optimizer; from `steps` on the rate is 0.
 
     Raises:
         ValueError: if an argument is outside its range.
 
     Example:
         >>> schedule = WarmupLinearDecay(steps=1000, peak=0.5, warmup_steps=100)
-        >>> [float(schedule(step)) for step in (50, 100, 550, 1000)]
+        >>> [float(schedule(step)) for step in (49, 99, 550, 1000)]
         [0.25, 0.5, 0.25, 0.0]
     """
 
@@ -87,8 +87,8 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
         self.warmup_steps = min(warmup_steps, max(steps // 10, 1))
 
     def __call__(self, step):
-        step = ops.maximum(ops.cast(step, "float32"), 1.0)
-        rising = step / self.warmup_steps
+        step = ops.cast(step, "float32")
+        rising = (step + 1) / self.warmup_steps
         falling = (self.steps - step) / max(self.steps - self.warmup_steps, 1)
         return self.peak * ops.maximum(ops.minimum(rising, falling), 0.0)
 
