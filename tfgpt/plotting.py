@@ -72,7 +72,9 @@ def plot_attention_weights(
     num_heads = min(len(weights), max_heads)
     columns = min(num_heads, 4)
     rows = -(-num_heads // columns)
-    figure, axes = new_figure(rows, columns, size=(3.2, 3.4))
+    # Labels need about 0.14 inches each; 8 inches are enough for any screen.
+    side = min(max(3.2, 1.2 + 0.14 * max(weights.shape[1:])), 8.0)
+    figure, axes = new_figure(rows, columns, size=(side, side))
     for head, axis in enumerate(axes.flat):
         if head >= num_heads:
             axis.set_visible(False)
