@@ -304,8 +304,16 @@ def expect(browser):
     return expect
 
 
+def settle(page):
+    """Wait until the page has drawn: it draws in the animation frame after a change."""
+    page.locator("body").evaluate(
+        "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    )
+
+
 def table_of(page):
     """Read the panel: {index of the partner: [mean, head 0, head 1, ...]}."""
+    settle(page)
     rows = page.locator("#details tbody tr").all()
     cells = [row.locator("td").all_inner_texts() for row in rows]
     indices = [int(row.locator("small").inner_text()) for row in rows]
@@ -382,6 +390,7 @@ def test_a_threshold_hides_weak_lines(page, expect):
 def test_the_matrix_shows_the_weight_of_a_cell(page, expect):
     page.get_by_text("Matrix", exact=True).click()
     canvas = page.locator("#matrix canvas")
+    settle(page)
     left, top, cell = (float(canvas.get_attribute(f"data-{x}")) for x in ("left", "top", "cell"))
     canvas.hover(position={"x": left + 3.5 * cell, "y": top + 1.5 * cell})
     expect(page.locator("#details h2")).to_contain_text("Query 1 “⁨Katze⁩”, key 3 “⁨.⁩”: ")
@@ -494,6 +503,7 @@ def test_light_and_dark_are_followed_and_readable(open_page, scheme, dark):
     back = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", back))) < 200) == dark
     page.click("#queries li >> nth=1")
+    settle(page)
     for selector in ("h1", "#status", "li.chosen", "#keys li", "#details h2", "#details thead th"):
         assert contrast(page, selector) >= 4.5, selector
 
@@ -512,10 +522,12 @@ def test_400_tokens_draw_a_bounded_number_of_lines(open_page, expect):
     page = open_page(view_attention(weights, [f"t{i}" for i in range(400)]).to_html())
     page.locator("#threshold").fill("0")
     expect(page.locator("#status")).to_contain_text("the strongest")
+    settle(page)
     assert 1000 < int(page.locator("#lines canvas").get_attribute("data-drawn")) <= 3000
     assert page.evaluate("document.querySelectorAll('*').length") < 1200
     page.hover("#queries li >> nth=3")
     expect(page.locator("#details h2")).to_contain_text("Query 3 “⁨t3⁩”")
+    settle(page)
     assert int(page.locator("#lines canvas").get_attribute("data-drawn")) <= 3000
     top = weights[:, 3].mean(0).max()
     assert abs(next(iter(table_of(page).values()))[0] - top) < 0.01
@@ -555,6 +567,7 @@ def test_hostile_tokens_stay_text(open_page, in_frame):
         "語",
     ]
     inside.click("#queries li >> nth=0")
+    settle(inside)
     assert HOSTILE[0] in inside.locator("#details").inner_text()
     assert inside.evaluate("window.broken") is None
     assert inside.locator("img, main script").count() == 0

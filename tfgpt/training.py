@@ -109,7 +109,10 @@ def make_train_step(
     """Make the function that learns from one batch.
 
     Model and optimizer are built first, so the function is traced once for each
-    batch shape. Batches hold (inputs, targets) with targets already shifted.
+    batch shape. Batches hold (inputs, targets) with targets already shifted, see
+    `tfgpt.data.shift`: for a GPT `shift(ids)`; for an encoder-decoder
+    target_inputs, targets = shift(target_ids), and the batch is
+    ({"source": source_ids, "target": target_inputs}, targets).
 
     Args:
         model: built Keras model; inputs -> logits (B, T, V).
