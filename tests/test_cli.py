@@ -36,7 +36,7 @@ def small_text(tmp_path):
         (["demo", "--corpus", "missing.txt"], "corpus must be one of .*missing.txt"),
         (["demo", "--corpus", "{empty}"], "corpus must not be empty"),
         (["demo", "--corpus", "{latin1}"], "corpus must be UTF-8 text.*0xe9 at offset 3"),
-        (["demo", "--corpus", "{short}"], "token_ids must hold more than context_length=128"),
+        (["demo", "--corpus", "{short}"], "corpus must have more than 1,285 characters"),
         (["demo", "--corpus", "{text}", "--steps", "0"], "steps must be an integer >= 1, got 0"),
         (["generate", "--run-dir", "nothing"], "--run-dir must hold a trained model"),
     ],

@@ -137,17 +137,11 @@ def test_resume_of_a_finished_run_returns_its_rows_and_changes_nothing(tmp_path,
     assert_equal_bits(before, after)
 
 
-def test_without_resume_an_old_run_is_written_over(tmp_path):
-    run(10, tmp_path, make_table())
-    history, _ = run(5, tmp_path, make_table())
-    assert [row["step"] for row in history] == [5]
-    rows, _ = run(10, tmp_path, make_table(), resume=True)
-    assert [row["step"] for row in rows] == [5, 10]
-
-
 def test_a_checkpoint_from_before_the_first_row_can_be_resumed(tmp_path):
     run_and_interrupt(tmp_path, at_step=3, model=make_table(), log_every=10)
     assert not (tmp_path / "history.csv").exists()
+    with pytest.raises(ValueError, match="run_dir must not hold another run"):
+        run(10, tmp_path, make_table(), log_every=10)
     rows, _ = run(10, tmp_path, make_table(), log_every=10, resume=True)
     assert [row["step"] for row in rows] == [10]
 
@@ -216,7 +210,7 @@ def damage(folder, how):
 def test_a_damaged_checkpoint_is_named_with_what_to_do(tmp_path, how):
     run(5, tmp_path, make_table())
     damage(tmp_path, how)
-    with pytest.raises(ValueError, match="start again without resume") as raised:
+    with pytest.raises(ValueError, match="start again in another folder") as raised:
         run(10, tmp_path, make_table(), resume=True)
     assert str(tmp_path) in str(raised.value) and "ckpt-5" in str(raised.value)
 
@@ -226,7 +220,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, other):
     run(5, tmp_path, make_model())
     model = make_model(**{"width": {"d_model": 16}, "layers": {"num_layers": 2}}.get(other, {}))
     optimizer = keras.optimizers.SGD(0.1) if other == "optimizer" else keras.optimizers.Adam()
-    with pytest.raises(ValueError, match="start again without resume") as raised:
+    with pytest.raises(ValueError, match="start again in another folder") as raised:
         train(model, make_dataset(), 10, optimizer, run_dir=tmp_path, resume=True, progress=False)
     assert len(str(raised.value)) < 500
 

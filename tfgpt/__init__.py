@@ -36,6 +36,7 @@ from tfgpt.positional import PositionalEmbedding, apply_rotary, get_angles, posi
 from tfgpt.tokenizers import BPETokenizer, CharTokenizer
 from tfgpt.training import WarmupLinearDecay, WarmupSchedule, evaluate, make_train_step, train
 from tfgpt.transformer import Decoder, Encoder, Transformer
+from tfgpt.validation import check_seed
 
 __version__ = "0.1.0"
 
@@ -51,9 +52,8 @@ def set_seed(seed):
     Raises:
         ValueError: if seed is not an integer >= 0.
     """
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise ValueError(f"seed must be an integer >= 0, got {seed!r}.")
-    keras.utils.set_random_seed(seed)
+    check_seed(seed)
+    keras.utils.set_random_seed(int(seed))
 
 
 __all__ = [

@@ -263,6 +263,11 @@ class MultiHeadAttention(MaskedLayer):
             raise ValueError("rotary positions need key=None: they compare places in one sequence.")
         key = query if key is None else key
         value = key if value is None else value
+        for name, x in (("query", query), ("key", key), ("value", value)):
+            if len(x.shape) != 3:
+                raise ValueError(
+                    f"{name} must have shape (batch, length, features), got {tuple(x.shape)}."
+                )
 
         heads = self.project(query, key, value)
         output, weights = self.attend(*heads, mask, training)

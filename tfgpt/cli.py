@@ -4,9 +4,7 @@ import argparse
 import os
 import sys
 
-# Before TensorFlow loads: its notes about the processor would hide the demo's lines.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# And it would take all memory of a GPU that others may use too.
+# TensorFlow would take all memory of a GPU that others may use too.
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 
@@ -23,7 +21,7 @@ def main(arguments=None):
     options = make_parser().parse_args(arguments)
     try:
         return options.run(options) or 0
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
         print(f"tfgpt: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -39,7 +37,7 @@ def make_parser():
     demo.add_argument(
         "--corpus",
         default="shakespeare",
-        help="shakespeare, chinese_poems, or the path of a UTF-8 text file",
+        help="shakespeare, chinese_poems, or the path of a UTF-8 text of 1,300 characters or more",
     )
     demo.add_argument("--run-dir", default="runs/demo", help="folder for all results")
     demo.add_argument("--steps", type=int, help="training steps")

@@ -125,8 +125,8 @@ def windows(token_ids, context_length):
 def random_batches(token_ids, context_length, batch_size, seed=0):
     """Draw random windows of a corpus, without end, as a tf.data pipeline.
 
-    Batch i depends on `seed` and i only: after `skip(i)` training goes on with
-    the batches that would have come.
+    Batch i depends on `seed` and i only: after `skip(i)` training goes on with the
+    batches that would have come. For `fit` pass steps_per_epoch.
 
     Args:
         token_ids: int array (N,), N > context_length.
@@ -169,7 +169,8 @@ def window_batches(token_ids, context_length, batch_size):
     """Batch the windows of `windows`: one full pass over a corpus as tf.data.
 
     Every batch has the same shape, so nothing is traced twice: the last batch is
-    filled with rows of padding (id 0), which the losses do not count.
+    filled with rows of padding (id 0), which the losses do not count. With
+    pad_id=None they would: batch the arrays of `windows` yourself then.
 
     Args:
         token_ids: int array (N,), N > context_length.

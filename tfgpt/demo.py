@@ -10,6 +10,8 @@ from pathlib import Path
 import keras
 
 import tfgpt
+from tfgpt.runs import holds_run
+from tfgpt.validation import check_positive
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,19 @@ def run_demo(corpus="shakespeare", run_dir="runs/demo", steps=None, seed=0, resu
     large = tokenizer.vocab_size > LARGE_VOCABULARY
     settings = LARGE_VOCABULARY_SETTINGS if large else SETTINGS
     steps = settings.steps if steps is None else steps
+    check_positive("steps", steps)
     training_ids, held_out_ids = tfgpt.data.split_held_out(tokenizer.encode(text))
+    if len(held_out_ids) <= settings.context_length:
+        raise ValueError(
+            f"corpus must have more than {10 * settings.context_length + 5:,} characters, so that "
+            f"its held-out tenth fills a context of {settings.context_length}, got {len(text):,}."
+        )
     sizes = settings.context_length, settings.batch_size
     batches = tfgpt.data.random_batches(training_ids, *sizes, seed=seed)
     held_out = tfgpt.data.window_batches(held_out_ids, *sizes)
 
+    if not resume:
+        set_aside(Path(run_dir))
     tfgpt.set_seed(seed)
     model = tfgpt.GPT(
         tokenizer.vocab_size,
@@ -92,6 +102,16 @@ def run_demo(corpus="shakespeare", run_dir="runs/demo", steps=None, seed=0, resu
     )
     write_results(Path(run_dir), model, tokenizer, history, held_out_ids, seed)
     return history
+
+
+def set_aside(folder):
+    """Rename the folder of an earlier run, so that nothing of it is lost."""
+    if holds_run(folder):
+        number = 1
+        while (kept := folder.with_name(f"{folder.name}.{number}")).exists():
+            number += 1
+        folder.rename(kept)
+        print(f"The earlier run is kept in {kept}.")
 
 
 def make_optimizer(steps):

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfgpt.validation import check_positive, check_token_ids
+from tfgpt.validation import check_positive, check_seed, check_token_ids
 
 # Prompt tokens that enter the cache at once. One size for all prompts, so that
 # another prompt length needs no new program.
@@ -65,6 +65,8 @@ def generate(
     """
     check_positive("max_new_tokens", max_new_tokens)
     check_sampling(temperature, top_k, top_p)
+    if seed is not None:
+        check_seed(seed)
     prompt = check_prompt(model, prompt_ids)
     if stop_token is not None:
         check_token_ids("stop_token", np.asarray(stop_token), model.vocab_size)
@@ -309,16 +311,19 @@ def draw(probabilities, points):
 
 def check_sampling(temperature, top_k, top_p):
     """Raise unless the sampling arguments are in range."""
-    if not temperature >= 0 or not np.isfinite(temperature):
+    if isinstance(temperature, str) or not temperature >= 0 or not np.isfinite(temperature):
         raise ValueError(f"temperature must be >= 0 and finite, got {temperature!r}.")
     if top_k is not None:
         check_positive("top_k", top_k)
-    if top_p is not None and not 0 < top_p <= 1:
+    if top_p is not None and (isinstance(top_p, str) or not 0 < top_p <= 1):
         raise ValueError(f"top_p must be in (0, 1], got {top_p!r}.")
 
 
 def check_prompt(model, prompt_ids):
     """Return the prompt as an int32 array (B, T)."""
+    for name in ("vocab_size", "context_length"):
+        if not hasattr(model, name):
+            raise TypeError(f"model must have the attribute {name}, got {type(model).__name__}.")
     prompt = np.asarray(prompt_ids)
     if prompt.ndim == 1:
         prompt = prompt[None]

@@ -5,13 +5,14 @@ T length, D model width, H heads, V vocabulary. Built in notebooks 05 and 06.
 """
 
 import keras
+import numpy as np
 from keras import ops
 
 from tfgpt.attention import attention_weights_spec
 from tfgpt.layers import DecoderLayer
 from tfgpt.masks import causal_mask, combine_masks, padding_mask
 from tfgpt.positional import PositionalEmbedding
-from tfgpt.validation import check_choice, check_positive, check_rate, check_token_ids
+from tfgpt.validation import check_choice, check_length, check_positive, check_rate, check_token_ids
 
 # GPT-2's initial standard deviation of every kernel and embedding.
 INITIAL_STDDEV = 0.02
@@ -168,13 +169,13 @@ class GPT(keras.Model):
         if not self.tie_embeddings:
             self.output_projection.build(hidden_shape)
 
+    def __call__(self, token_ids, *args, **kwargs):
+        # Keras would take a nested list for many arguments.
+        token_ids = np.asarray(token_ids) if isinstance(token_ids, list) else token_ids
+        return super().__call__(token_ids, *args, **kwargs)
+
     def call(self, token_ids, mask=None, return_attention_weights=False, training=None):
-        length = token_ids.shape[1]
-        if length is not None and length > self.context_length:
-            raise ValueError(
-                f"token_ids must have at most context_length={self.context_length} positions, "
-                f"got {length}."
-            )
+        check_length("token_ids", token_ids, "context_length", self.context_length)
         mask = combine_masks(mask, self.own_mask(token_ids))
         x = self.embedding(token_ids, training=training)  # (B, T) -> (B, T, D)
         weights = {}
@@ -234,8 +235,14 @@ class GPT(keras.Model):
         return None
 
     def check_ids(self, token_ids):
-        """Raise unless the ids are integers in [0, V); for use before a compiled step."""
+        """Raise unless ids and length are in range; for use before a compiled step."""
         check_token_ids("token_ids", token_ids, self.vocab_size)
+        check_length("token_ids", token_ids, "context_length", self.context_length)
+
+    def export(self, filepath, *args, input_signature=None, **kwargs):
+        """Export for serving, by default for ids of any batch size and length."""
+        default = [keras.InputSpec(shape=(None, None), dtype="int32")]
+        super().export(filepath, *args, input_signature=input_signature or default, **kwargs)
 
     def own_mask(self, token_ids):
         """Hide the future, and padding if there is a pad_id."""

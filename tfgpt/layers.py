@@ -384,7 +384,7 @@ class DecoderLayer(ResidualLayer):
         return_attention_weights=False,
         training=None,
     ):
-        self.check_encoder_output(encoder_output)
+        self.check_encoder_output(encoder_output, cross_mask)
         weights = {}
         x, weights["self"] = self.add_self_attention(x, mask, training)
         if self.cross_attention:
@@ -426,12 +426,14 @@ class DecoderLayer(ResidualLayer):
         x = self.after(x, attended, norm, training=False)
         return self.add_feed_forward(x, training=False), cache
 
-    def check_encoder_output(self, encoder_output):
+    def check_encoder_output(self, encoder_output, cross_mask=None):
         """Raise unless encoder_output is given exactly when it is attended to."""
         if self.cross_attention and encoder_output is None:
             raise ValueError("encoder_output must be given when cross_attention=True, got None.")
         if not self.cross_attention and encoder_output is not None:
             raise ValueError("encoder_output must be None when cross_attention=False.")
+        if not self.cross_attention and cross_mask is not None:
+            raise ValueError("cross_mask must be None when cross_attention=False.")
 
     def get_config(self):
         return {**super().get_config(), "cross_attention": self.cross_attention}

@@ -26,7 +26,7 @@ def padding_mask(token_ids, pad_id=0):
         bool tensor (B, 1, 1, S), True where the token is not padding.
 
     Raises:
-        ValueError: if `token_ids` is not of rank 2.
+        ValueError: if `token_ids` is not of rank 2, or pad_id is None.
 
     Example:
         >>> import numpy as np
@@ -36,6 +36,8 @@ def padding_mask(token_ids, pad_id=0):
     token_ids = ops.convert_to_tensor(token_ids)
     if len(token_ids.shape) != 2:
         raise ValueError(f"token_ids must have shape (B, S), got {tuple(token_ids.shape)}.")
+    if pad_id is None:
+        raise ValueError("pad_id must be an integer, got None: without padding use no mask.")
     # (B, S) -> (B, 1, 1, S)
     return ops.not_equal(token_ids, pad_id)[:, None, None, :]
 
@@ -53,7 +55,7 @@ def causal_mask(query_length, key_length=None, offset=0):
         bool tensor (1, 1, T, S).
 
     Raises:
-        ValueError: if a length is negative.
+        ValueError: if a length is negative, or None as in a symbolic shape.
 
     Example:
         >>> import numpy as np
@@ -64,6 +66,11 @@ def causal_mask(query_length, key_length=None, offset=0):
     """
     key_length = query_length if key_length is None else key_length
     for name, length in (("query_length", query_length), ("key_length", key_length)):
+        if length is None:
+            raise ValueError(
+                f"{name} must be known, got None: give keras.Input a fixed length, or build the "
+                "mask inside a layer."
+            )
         value = concrete_values(length)
         if value is not None and value < 0:
             raise ValueError(f"{name} must be >= 0, got {value}.")

@@ -56,9 +56,15 @@ def plot_attention_weights(
         >>> len(figure.axes)  # one head and the colour bar
         2
     """
+    if isinstance(weights, dict):
+        names = ", ".join(map(repr, weights))
+        raise TypeError(
+            f"weights must be one array, got a dict with {names}: choose a layer and one "
+            "sequence of the batch with weights[name][0]."
+        )
     weights = np.asarray(weights, dtype="float32")
     weights = weights[None] if weights.ndim == 2 else weights
-    if weights.ndim != 3:
+    if weights.ndim != 3 or not weights.size:
         raise ValueError(
             f"weights must have shape (H, T, S) or (T, S), got {weights.shape}: "
             "choose one sequence of the batch with weights[0]."
@@ -203,6 +209,11 @@ def plot_history(history, title=None, save=None):
     Raises:
         ValueError: if there is no row.
     """
+    if isinstance(history, dict):
+        raise TypeError(
+            "history must be the rows that train returns, got a dict: turn fit's into "
+            '[{"step": i, "loss": loss} for i, loss in enumerate(history["loss"])].'
+        )
     if not history:
         raise ValueError("history must hold at least one row, got none.")
     figure, axes = new_figure(1, 1, size=(6.0, 3.6))

@@ -11,6 +11,7 @@ from keras import ops
 
 from tfgpt.validation import (
     check_choice,
+    check_length,
     check_positive,
     check_rate,
     check_token_ids,
@@ -150,7 +151,7 @@ class PositionalEmbedding(keras.layers.Layer):
         TypeError: if the ids are not integers.
         ValueError: if an id is outside [0, V), the sequence is longer than
             max_length, or an argument is outside its range. In a compiled function
-            (`fit`, XLA) a wrong id gives NaN instead of an error.
+            (`fit`, XLA) a wrong id or length gives NaN instead of an error.
 
     Example:
         >>> layer = PositionalEmbedding(vocab_size=10, d_model=4, max_length=8)
@@ -213,12 +214,10 @@ class PositionalEmbedding(keras.layers.Layer):
 
     def call(self, token_ids, start=0, training=None):
         check_token_ids("token_ids", token_ids, self.vocab_size)
+        check_length("token_ids", token_ids, "max_length", self.max_length)
         length = token_ids.shape[1]
-        if length is not None and length > self.max_length:
-            raise ValueError(
-                f"token_ids must have at most max_length={self.max_length} positions, got {length}."
-            )
-        x = ops.take(self.embeddings, token_ids, axis=0)  # (B, T) -> (B, T, D)
+        # (B, T) -> (B, T, D)
+        x = ops.cast(ops.take(self.embeddings, token_ids, axis=0), "float32")
         if concrete_values(token_ids) is None:
             # Inside a compiled function nothing can be raised, and XLA reads a wrong
             # row for a wrong id: make the result, and so the loss, NaN instead.
@@ -226,10 +225,14 @@ class PositionalEmbedding(keras.layers.Layer):
             x = ops.where(known[..., None], x, float("nan"))
         if self.scale:
             x = x * self.d_model**0.5
+        places = start + ops.arange(ops.shape(token_ids)[1], dtype="int32")
+        if length is None:
+            # The same for a sequence whose length is not known when it is compiled.
+            x = ops.where((places < self.max_length)[:, None], x, float("nan"))
+            places = ops.minimum(places, self.max_length - 1)
         if self.positions is not None:
-            places = start + ops.arange(ops.shape(token_ids)[1], dtype="int32")
             # (max_length, D) -> (T, D)
-            x = x + ops.take(self.position_table, places, axis=0)
+            x = x + ops.cast(ops.take(self.position_table, places, axis=0), "float32")
         return self.sum_dropout(ops.cast(x, self.compute_dtype), training=training)
 
     def compute_output_shape(self, token_ids_shape):

@@ -13,6 +13,11 @@ SEED_STATE = "seed_generator_state"  # the name of a keras.random.SeedGenerator'
 HISTORY_COLUMNS = ("step", "loss", "val_loss", "tokens_per_s", "seconds")
 
 
+def holds_run(folder):
+    """Say whether a folder holds the history or the checkpoints of a run."""
+    return (folder / "history.csv").exists() or (folder / "checkpoint").exists()
+
+
 class Run:
     """What a training run keeps: step and history, on disk if there is a folder.
 
@@ -32,6 +37,11 @@ class Run:
         if run_dir is None:
             return
         folder = Path(run_dir)
+        if not resume and holds_run(folder):
+            raise ValueError(
+                f"run_dir must not hold another run, got {str(folder)!r}: pass resume=True to go "
+                "on with it, or choose another folder."
+            )
         folder.mkdir(parents=True, exist_ok=True)
         self.csv_path = folder / "history.csv"
         self.saved_step = tf.Variable(0, dtype=tf.int64)
@@ -60,8 +70,7 @@ class Run:
             raise ValueError(
                 "run_dir must hold a checkpoint of this model and optimizer, got "
                 f"{str(self.csv_path.parent)!r}, whose checkpoint {Path(path).name!r} is damaged "
-                "or was written by another. Make a new model and start again without resume, "
-                "or choose another folder."
+                "or was written by another. Make a new model and start again in another folder."
             ) from error
 
     def save(self):

@@ -116,8 +116,9 @@ def make_train_step(
 
     Args:
         model: built Keras model; inputs -> logits (B, T, V).
-        optimizer: Keras optimizer.
-        pad_id: int or None, the target id that does not count.
+        optimizer: Keras optimizer, or its name.
+        pad_id: int or None, the target id that does not count. If id 0 is a real
+            token of yours, pass None.
         label_smoothing: float in [0, 1).
         clip_norm: float > 0, the largest global gradient norm; None: no limit.
         jit_compile: bool, compile the whole step with XLA. Faster for small
@@ -150,11 +151,8 @@ def make_train_step(
     """
     import tensorflow as tf
 
-    if keras.backend.backend() != "tensorflow":
-        raise RuntimeError(
-            f"make_train_step needs the TensorFlow backend, got {keras.backend.backend()!r}: "
-            "use model.compile(...) and model.fit(...) instead."
-        )
+    check_backend("make_train_step")
+    optimizer = keras.optimizers.get(optimizer)
     optimizer = prepare(model, optimizer, mixed_precision)
     if clip_norm is not None and not clip_norm > 0:
         raise ValueError(f"clip_norm must be > 0 or None, got {clip_norm!r}.")
@@ -174,9 +172,14 @@ def make_train_step(
             for gradient in tape.gradient(scaled_loss, variables)
         ]
         scale = scaled_loss_factor(optimizer)
-        norm = tf.linalg.global_norm(gradients)
+        norm = global_norm(gradients)
         if clip_norm is not None:
-            gradients, _ = tf.clip_by_global_norm(gradients, clip_norm * scale, use_norm=norm)
+            # min(1, limit / norm), so that a norm of 0 divides nothing.
+            factor = clip_norm * scale / tf.maximum(norm, clip_norm * scale)
+            gradients = [
+                None if gradient is None else gradient * tf.cast(factor, gradient.dtype)
+                for gradient in gradients
+            ]
         optimizer.apply(gradients, variables)
         return {
             "loss": loss,
@@ -191,6 +194,25 @@ def make_train_step(
     step.optimizer = optimizer
     step.experimental_get_tracing_count = train_step.experimental_get_tracing_count
     return step
+
+
+def global_norm(gradients):
+    """Compute the length of all gradients together, in float32; None is skipped."""
+    squares = [
+        ops.sum(ops.square(ops.cast(gradient, "float32")))
+        for gradient in gradients
+        if gradient is not None
+    ]
+    return ops.sqrt(sum(squares))
+
+
+def check_backend(name):
+    """Raise unless Keras runs on TensorFlow."""
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            f"{name} needs the TensorFlow backend, got {keras.backend.backend()!r}: "
+            "use model.compile(...) with model.fit(...) and model.evaluate(...) instead."
+        )
 
 
 def prepare(model, optimizer, mixed_precision=None):
@@ -271,6 +293,7 @@ def make_evaluation_step(model, *, pad_id=0, jit_compile=False):
     Returns:
         step((inputs, targets)) -> dict of scalars "loss", "accuracy" and "tokens".
     """
+    check_backend("make_evaluation_step")
     import tensorflow as tf
 
     @tf.function(jit_compile=jit_compile, reduce_retracing=not jit_compile)
@@ -346,11 +369,13 @@ def train(
         validation_data: finite iterable of (inputs, targets), measured whole.
         validate_every: int >= 1, steps between validations; also at the end.
         log_every: int >= 1, steps between rows of the history.
-        run_dir: folder to write to; None: write nothing.
+        run_dir: folder to write to, without an earlier run unless resume=True;
+            None: write nothing.
         checkpoint_every: int >= 1, steps between checkpoints; also at the end.
         resume: bool, go on from the last checkpoint in run_dir if there is one.
         progress: bool, show a progress bar.
-        pad_id: int or None, the target id that does not count.
+        pad_id: int or None, the target id that does not count. If id 0 is a real
+            token of yours, pass None.
         jit_compile: bool, compile the step with XLA.
         **step_options: further arguments of `make_train_step`.
 
@@ -360,7 +385,8 @@ def train(
         start, all included).
 
     Raises:
-        ValueError: if an argument is outside its range or the dataset is empty.
+        ValueError: if an argument is outside its range, the dataset is empty, or
+            run_dir holds an earlier run and resume is False.
     """
     for name, value in (
         ("steps", steps),

@@ -12,7 +12,7 @@ from tfgpt.attention import attention_weights_spec
 from tfgpt.layers import DecoderLayer, EncoderLayer
 from tfgpt.masks import MaskedLayer, create_masks
 from tfgpt.positional import PositionalEmbedding
-from tfgpt.validation import check_positive, check_token_ids
+from tfgpt.validation import check_length, check_positive, check_token_ids
 
 
 class LayerStack(MaskedLayer):
@@ -380,9 +380,18 @@ class Transformer(keras.Model):
         return (logits, encoder_weights | decoder_weights) if return_attention_weights else logits
 
     def check_ids(self, inputs):
-        """Raise unless the ids are in their vocabularies; for use before a compiled step."""
-        check_token_ids("source", inputs["source"], self.source_vocab_size)
-        check_token_ids("target", inputs["target"], self.target_vocab_size)
+        """Raise unless ids and lengths are in range; for use before a compiled step."""
+        source, target = source_and_target(inputs)
+        check_token_ids("source", source, self.source_vocab_size)
+        check_token_ids("target", target, self.target_vocab_size)
+        for name, token_ids in (("source", source), ("target", target)):
+            check_length(name, token_ids, "max_length", self.stack_settings["max_length"])
+
+    def export(self, filepath, *args, input_signature=None, **kwargs):
+        """Export for serving, by default for ids of any batch size and length."""
+        spec = keras.InputSpec(shape=(None, None), dtype="int32")
+        default = [{"source": spec, "target": spec}]
+        super().export(filepath, *args, input_signature=input_signature or default, **kwargs)
 
     def get_config(self):
         activation = keras.activations.get(self.stack_settings["activation"])
@@ -397,8 +406,15 @@ class Transformer(keras.Model):
 
 
 def source_and_target(inputs):
-    """Return the two sequences of a Transformer's input; raise unless both are there."""
+    """Return the two sequences of a Transformer's input; raise unless both fit."""
     if not isinstance(inputs, dict) or {"source", "target"} - inputs.keys():
         received = sorted(inputs) if isinstance(inputs, dict) else type(inputs).__name__
         raise ValueError(f'inputs must be a dict with "source" and "target", got {received}.')
-    return inputs["source"], inputs["target"]
+    source, target = inputs["source"], inputs["target"]
+    batch_sizes = source.shape[0], target.shape[0]
+    if None not in batch_sizes and batch_sizes[0] != batch_sizes[1]:
+        raise ValueError(
+            f"source and target must have the same batch size, got {batch_sizes[0]} "
+            f"and {batch_sizes[1]}."
+        )
+    return source, target

@@ -19,6 +19,20 @@ def check_positive(name, value):
         raise ValueError(f"{name} must be an integer >= 1, got {value!r}.")
 
 
+def check_seed(seed):
+    """Raise unless `seed` is an integer >= 0.
+
+    Args:
+        seed: the value to check.
+
+    Raises:
+        ValueError: if `seed` is not an integer, is a bool, or is negative.
+    """
+    is_integer = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
+    if not is_integer or seed < 0:
+        raise ValueError(f"seed must be an integer >= 0, got {seed!r}.")
+
+
 def check_rate(name, value):
     """Raise unless `value` is a number in [0, 1): a dropout or smoothing rate.
 
@@ -48,6 +62,23 @@ def check_choice(name, value, choices):
     if value not in choices:
         allowed = ", ".join(repr(choice) for choice in choices)
         raise ValueError(f"{name} must be one of {allowed}, got {value!r}.")
+
+
+def check_length(name, token_ids, limit_name, limit):
+    """Raise if a sequence is longer than a model can read; an unknown length passes.
+
+    Args:
+        name: str, the argument's name in the message.
+        token_ids: int tensor (B, T).
+        limit_name: str, the name of the limit in the message.
+        limit: int, the largest T.
+
+    Raises:
+        ValueError: if T > limit.
+    """
+    length = token_ids.shape[1]
+    if length is not None and length > limit:
+        raise ValueError(f"{name} must have at most {limit_name}={limit} positions, got {length}.")
 
 
 def concrete_values(x):
