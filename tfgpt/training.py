@@ -172,10 +172,13 @@ def make_train_step(
             for gradient in tape.gradient(scaled_loss, variables)
         ]
         scale = scaled_loss_factor(optimizer)
-        norm = global_norm(gradients)
+        # In float32 also for gradients in half precision: squares overflow early.
+        norm = tf.linalg.global_norm(
+            [None if gradient is None else tf.cast(gradient, tf.float32) for gradient in gradients]
+        )
         if clip_norm is not None:
-            # min(1, limit / norm), so that a norm of 0 divides nothing.
-            factor = clip_norm * scale / tf.maximum(norm, clip_norm * scale)
+            limit = clip_norm * scale
+            factor = limit * tf.minimum(1.0 / norm, 1.0 / limit)  # 1 up to the limit
             gradients = [
                 None if gradient is None else gradient * tf.cast(factor, gradient.dtype)
                 for gradient in gradients
@@ -194,16 +197,6 @@ def make_train_step(
     step.optimizer = optimizer
     step.experimental_get_tracing_count = train_step.experimental_get_tracing_count
     return step
-
-
-def global_norm(gradients):
-    """Compute the length of all gradients together, in float32; None is skipped."""
-    squares = [
-        ops.sum(ops.square(ops.cast(gradient, "float32")))
-        for gradient in gradients
-        if gradient is not None
-    ]
-    return ops.sqrt(sum(squares))
 
 
 def check_backend(name):
