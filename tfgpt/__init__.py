@@ -36,7 +36,7 @@ from tfgpt.positional import PositionalEmbedding, apply_rotary, get_angles, posi
 from tfgpt.tokenizers import BPETokenizer, CharTokenizer
 from tfgpt.training import WarmupLinearDecay, WarmupSchedule, evaluate, make_train_step, train
 from tfgpt.transformer import Decoder, Encoder, Transformer
-from tfgpt.validation import check_seed
+from tfgpt.validation import check_integer
 
 __version__ = "0.1.0"
 
@@ -52,7 +52,7 @@ def set_seed(seed):
     Raises:
         ValueError: if seed is not an integer >= 0.
     """
-    check_seed(seed)
+    check_integer("seed", seed, minimum=0)
     keras.utils.set_random_seed(int(seed))
 
 

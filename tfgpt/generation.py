@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfgpt.validation import check_positive, check_seed, check_token_ids
+from tfgpt.validation import check_integer, check_positive, check_token_ids
 
 # Prompt tokens that enter the cache at once. One size for all prompts, so that
 # another prompt length needs no new program.
@@ -66,7 +66,7 @@ def generate(
     check_positive("max_new_tokens", max_new_tokens)
     check_sampling(temperature, top_k, top_p)
     if seed is not None:
-        check_seed(seed)
+        check_integer("seed", seed, minimum=0)
     prompt = check_prompt(model, prompt_ids)
     if stop_token is not None:
         check_token_ids("stop_token", np.asarray(stop_token), model.vocab_size)

@@ -4,6 +4,22 @@ import numpy as np
 from keras import backend, ops
 
 
+def check_integer(name, value, minimum):
+    """Raise unless `value` is an integer >= `minimum`.
+
+    Args:
+        name: str, the argument's name in the message.
+        value: the value to check.
+        minimum: int, the smallest allowed value.
+
+    Raises:
+        ValueError: if `value` is not an integer, is a bool, or is below `minimum`.
+    """
+    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not is_integer or value < minimum:
+        raise ValueError(f"{name} must be an integer >= {minimum}, got {value!r}.")
+
+
 def check_positive(name, value):
     """Raise unless `value` is an integer >= 1.
 
@@ -14,23 +30,7 @@ def check_positive(name, value):
     Raises:
         ValueError: if `value` is not an integer, is a bool, or is below 1.
     """
-    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not is_integer or value < 1:
-        raise ValueError(f"{name} must be an integer >= 1, got {value!r}.")
-
-
-def check_seed(seed):
-    """Raise unless `seed` is an integer >= 0.
-
-    Args:
-        seed: the value to check.
-
-    Raises:
-        ValueError: if `seed` is not an integer, is a bool, or is negative.
-    """
-    is_integer = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
-    if not is_integer or seed < 0:
-        raise ValueError(f"seed must be an integer >= 0, got {seed!r}.")
+    check_integer(name, value, minimum=1)
 
 
 def check_rate(name, value):
