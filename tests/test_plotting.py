@@ -26,6 +26,9 @@ FIGURES = {
     "attention": lambda **options: plotting.plot_attention_weights(
         np.full((2, 3, 3), 1 / 3), TOKENS, **options
     ),
+    "overview": lambda **options: plotting.plot_attention_overview(
+        {"decoder/0/self": np.full((2, 3, 3), 1 / 3)}, **options
+    ),
     "mask": lambda **options: plotting.plot_mask(MASK, TOKENS, **options),
     "positions": lambda **options: plotting.plot_positional_encoding(np.eye(4), **options),
     "schedule": lambda **options: plotting.plot_schedule(
@@ -91,19 +94,56 @@ def test_the_title_is_shown(name):
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_text_is_dark_on_a_white_page_even_where_the_style_is_dark(name):
+def test_a_file_that_cannot_be_written_is_refused_before_drawing(tmp_path, monkeypatch, name):
+    def draw_nothing(*arguments, **options):
+        raise AssertionError("a figure was drawn")
+
+    monkeypatch.setattr(plotting, "new_figure", draw_nothing)
+    for bad in ("figure.docx", "figure", tmp_path / "figure.txt"):
+        with pytest.raises(ValueError, match=r"save must end in one of .*\.pdf, .*got '.*figure"):
+            FIGURES[name](save=bad)
+    with pytest.raises(FileNotFoundError, match=r"folder that exists, got .*create '.*missing'"):
+        FIGURES[name](save=tmp_path / "missing" / "figure.png")
+    with pytest.raises(TypeError, match="save must be a path or None, got True"):
+        FIGURES[name](save=True)
+    assert not (tmp_path / "missing").exists()
+
+
+@pytest.mark.parametrize("name", ["mask", "positions", "schedule", "history"])
+def test_only_attention_has_a_page(tmp_path, name):
+    with pytest.raises(ValueError, match="save must end in one of"):
+        FIGURES[name](save=tmp_path / "figure.html")
+
+
+@pytest.mark.parametrize("style", ["default", "dark_background"])
+@pytest.mark.parametrize("name", FIGURES)
+def test_text_differs_from_the_page_in_light_and_dark_styles(name, style):
     """Contrast of the least readable text is at least 4.5 to 1 (WCAG AA)."""
 
     def luminance(color):
         parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)]
         return np.dot(parts, (0.2126, 0.7152, 0.0722))
 
-    figure = draw(FIGURES[name](title="Title"))
-    assert to_rgb(figure.get_facecolor()) == (1.0, 1.0, 1.0)
+    with matplotlib.style.context(style):
+        figure = draw(FIGURES[name](title="Title"))
+    page = figure.get_facecolor()
+    assert page[3] == 1 and to_rgb(page) == ((1,) * 3 if style == "default" else (0,) * 3)
     texts = [text for text in figure.findobj(matplotlib.text.Text) if text.get_text()]
     assert len(texts) > 3
     for text in texts:
-        assert 1.05 / (luminance(text.get_color()) + 0.05) >= 4.5, text
+        dark, light = sorted([luminance(text.get_color()), luminance(page)])
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, text
+
+
+@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize(
+    "title", ["What every single head of it looks at, " * 3, "onelongword" * 12]
+)
+def test_a_long_title_stays_on_the_figure(name, title):
+    figure = draw(FIGURES[name](title=title), "png")
+    box = figure._suptitle.get_window_extent()
+    assert figure.get_suptitle().replace("\n", "").replace(" ", "") == title.replace(" ", "")
+    assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
 
 
 def test_one_heat_map_is_drawn_per_head_with_a_common_scale():
@@ -168,7 +208,7 @@ def test_a_wrong_number_of_labels_names_both_numbers(function, axis):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: plotting.plot_attention_weights(np.zeros((1, 2, 3, 3))), ValueError, "weights.0."),
+        (lambda: plotting.plot_attention_weights(np.zeros((2, 2, 3, 3))), ValueError, "array.0."),
         (lambda: plotting.plot_attention_weights(np.zeros(3)), ValueError, r"got \(3,\)"),
         (lambda: plotting.plot_attention_weights(np.eye(2), max_heads=0), ValueError, "max_heads"),
         (lambda: plotting.plot_mask(np.eye(3)), TypeError, "True = may attend, got dtype float64"),
@@ -195,6 +235,20 @@ def test_white_space_control_characters_and_dollars_are_shown_as_text():
     draw(figure, "png")
 
 
+def test_a_label_that_would_leave_no_room_is_cut_visibly():
+    tokens = ["internationalization of everything", "$" * 30, "x" * 20]
+    figure = draw(plotting.plot_mask(np.eye(3, dtype=bool), tokens), "png")
+    labels = labels_of(figure.axes[0])
+    assert labels[0] == "internationalizatio\u2026" and labels[2] == "x" * 20
+    assert labels[1] == r"\$" * 9 + "\u2026"
+    assert figure.axes[0].get_window_extent().width > 100
+
+
+def test_tokens_may_be_an_array():
+    for function in (plotting.plot_attention_weights, plotting.plot_mask):
+        assert labels_of(function(MASK, np.array(TOKENS)).axes[0]) == TOKENS
+
+
 def test_labels_of_schedules_are_safe_too(no_cjk_font):
     with pytest.warns(UserWarning, match="No font"):
         figure = plotting.plot_schedule({"$x_$": float, "学": float}, 5)
@@ -219,6 +273,13 @@ def test_without_a_font_chinese_becomes_code_points_with_one_warning(no_cjk_font
         draw(figure)
 
 
+@pytest.mark.filterwarnings("ignore:No font")
+def test_code_points_leave_room_for_the_picture(no_cjk_font):
+    figure = draw(plotting.plot_attention_weights(np.eye(2), ["举头望明月", "低头"]), "png")
+    assert labels_of(figure.axes[0])[0].startswith("U+4E3EU+5934U+671B")
+    assert figure.axes[0].get_window_extent().height > 100
+
+
 def test_latin_labels_need_no_font_and_no_warning(no_cjk_font):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -235,10 +296,31 @@ def test_an_installed_font_is_used_for_chinese_labels(some_cjk_font):
     assert legend.get_texts()[0].get_fontfamily()[0] == some_cjk_font
 
 
-def test_chinese_is_drawn_where_a_font_for_it_is_installed():
-    installed = {font.name for font in font_manager.fontManager.ttflist}
-    if not installed & set(plotting.CJK_FONTS):
-        pytest.skip("no font with Chinese characters is installed")
+def test_a_font_installed_after_matplotlib_wrote_its_list_is_found(monkeypatch):
+    """The bundled DejaVu Serif plays the new font: first hidden, then found as a file."""
+    manager = font_manager.fontManager
+    path = next(font.fname for font in manager.ttflist if font.name == "DejaVu Serif")
+    broken = __file__  # no font: left out
+    others = [font for font in manager.ttflist if font.name != "DejaVu Serif"]
+    monkeypatch.setattr(manager, "ttflist", others)
+    monkeypatch.setattr(plotting, "CJK_FONTS", ("DejaVu Serif",))
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [broken, path])
     plotting.cjk_font.cache_clear()
-    figure = draw(plotting.plot_attention_weights(np.eye(2), ["明", "月"]))
+    assert plotting.installed_cjk_font() is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert plotting.cjk_font() == "DejaVu Serif"
+    plotting.cjk_font.cache_clear()
+
+
+@pytest.mark.parametrize("form", ["png", "svg", "pdf"])
+def test_chinese_is_drawn_where_a_font_for_it_is_installed(form):
+    plotting.cjk_font.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        font = plotting.cjk_font()
+    if font is None:
+        pytest.skip("no font with Chinese characters is installed")
+    figure = draw(plotting.plot_attention_weights(np.eye(2), ["明", "月"], title="静夜思"), form)
     assert labels_of(figure.axes[0]) == ["明", "月"]
+    assert figure.get_suptitle() == "静夜思"

@@ -18,8 +18,11 @@ from tfgpt import (
     layers,
     losses,
     masks,
+    pairs,
     plotting,
     positional,
+    scores,
+    search,
     tokenizers,
     training,
     transformer,
@@ -33,9 +36,11 @@ from tfgpt.layers import DecoderLayer, EncoderLayer, FeedForward
 from tfgpt.losses import bits_per_byte, masked_accuracy, masked_loss, perplexity
 from tfgpt.masks import causal_mask, combine_masks, create_masks, padding_mask
 from tfgpt.positional import PositionalEmbedding, apply_rotary, get_angles, positional_encoding
+from tfgpt.search import beam_search
 from tfgpt.tokenizers import BPETokenizer, CharTokenizer
 from tfgpt.training import WarmupLinearDecay, WarmupSchedule, evaluate, make_train_step, train
 from tfgpt.transformer import Decoder, Encoder, Transformer
+from tfgpt.translator import Translator
 from tfgpt.validation import check_integer
 
 __version__ = "0.1.0"
@@ -68,10 +73,12 @@ __all__ = [
     "MultiHeadAttention",
     "PositionalEmbedding",
     "Transformer",
+    "Translator",
     "WarmupLinearDecay",
     "WarmupSchedule",
     "apply_rotary",
     "attention",
+    "beam_search",
     "bits_per_byte",
     "causal_mask",
     "checks",
@@ -94,11 +101,14 @@ __all__ = [
     "masked_loss",
     "masks",
     "padding_mask",
+    "pairs",
     "perplexity",
     "plotting",
     "positional",
     "positional_encoding",
     "scaled_dot_product_attention",
+    "scores",
+    "search",
     "set_seed",
     "tokenizers",
     "train",

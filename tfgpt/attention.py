@@ -276,12 +276,17 @@ class MultiHeadAttention(MaskedLayer):
     def project(self, query, key, value, start=0):
         """Make the heads' queries, keys and values; `start` is the first position."""
         query = self.split_heads(self.query_projection(query))  # (B, T, D) -> (B, H, T, K)
-        key = self.split_heads(self.key_projection(key))  # (B, S, D) -> (B, H, S, K)
-        value = self.split_heads(self.value_projection(value))  # (B, S, D) -> (B, H, S, K)
+        key, value = self.project_keys(key, value)
         if self.rotary:
             positions = start + ops.arange(ops.shape(query)[2], dtype="int32")
             query, key = apply_rotary(query, positions), apply_rotary(key, positions)
         return query, key, value
+
+    def project_keys(self, key, value):
+        """Make the heads' keys and values, which do not depend on the queries."""
+        key = self.split_heads(self.key_projection(key))  # (B, S, D) -> (B, H, S, K)
+        value = self.split_heads(self.value_projection(value))  # (B, S, D) -> (B, H, S, K)
+        return key, value
 
     def attend(self, query, key, value, mask, training=False):
         """Run attention in every head; return output (B, T, D), weights (B, H, T, S)."""
@@ -309,6 +314,20 @@ class MultiHeadAttention(MaskedLayer):
         )
         output, _ = self.attend(query, *cache, mask)
         return output, cache
+
+    def decode_cross(self, x, memory, mask):
+        """Attend from new tokens to keys and values that stay the same.
+
+        Args:
+            x: float tensor (B, T, D), the new tokens.
+            memory: what `project_keys` returned, two tensors (B, H, S, K).
+            mask: bool tensor, broadcastable to (B, H, T, S).
+
+        Returns:
+            output (B, T, D).
+        """
+        query = self.split_heads(self.query_projection(x))  # (B, T, D) -> (B, H, T, K)
+        return self.attend(query, *memory, mask)[0]
 
     def split_heads(self, x):
         """Cut the features into heads: (B, T, D) -> (B, H, T, K)."""

@@ -1,4 +1,4 @@
-"""The `tfgpt` command: `tfgpt demo`, `tfgpt generate` and `tfgpt doctor`."""
+"""The `tfgpt` command: demo, generate, train-translation, translate and doctor."""
 
 import argparse
 import os
@@ -55,6 +55,32 @@ def make_parser():
     generate.add_argument("--seed", type=int, help="the same seed gives the same text")
     generate.set_defaults(run=run_generate)
 
+    train = commands.add_parser("train-translation", help="train a translator on pairs of texts")
+    train.add_argument(
+        "--corpus",
+        default="verses_en-es",
+        help="verses_en-es, verses_kjv-modern, or a TSV file: source, tab, translation",
+    )
+    train.add_argument("--target-file", help="translations of --corpus, if that has sources only")
+    train.add_argument("--run-dir", default="runs/translation", help="folder for all results")
+    train.add_argument("--small", action="store_true", help="small sizes, under three minutes")
+    train.add_argument("--steps", type=int, help="training steps")
+    train.add_argument("--seed", type=int, default=0, help="seed of weights and batches")
+    train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    train.add_argument("--language", help="of the targets, for the stemmer of METEOR")
+    train.set_defaults(run=run_train_translation)
+
+    translate = commands.add_parser("translate", help="translate text with a trained translator")
+    translate.add_argument("text", help="what to translate")
+    translate.add_argument(
+        "--checkpoint",
+        default="verses_en-es",
+        help="verses_en-es, verses_kjv-modern, or the folder of a translator",
+    )
+    translate.add_argument("--beam", type=int, default=4, help="beam size; 1: greedy")
+    translate.add_argument("--attention", help="write the attention weights to this .html file")
+    translate.set_defaults(run=run_translate)
+
     doctor = commands.add_parser("doctor", help="check versions, devices, CUDA and XLA")
     doctor.add_argument("--json", action="store_true", help="print the checks as JSON")
     doctor.set_defaults(run=run_doctor)
@@ -94,6 +120,34 @@ def run_generate(options):
             seed=options.seed,
         )
     )
+
+
+def run_train_translation(options):
+    """Train and score, with the options of `tfgpt train-translation`."""
+    from tfgpt import translation
+
+    translation.train_translation(
+        options.corpus,
+        options.target_file,
+        options.run_dir,
+        translation.SMALL if options.small else None,
+        options.steps,
+        options.seed,
+        options.resume,
+        options.language,
+    )
+
+
+def run_translate(options):
+    """Print a translation, with the options of `tfgpt translate`."""
+    from tfgpt.translator import Translator
+
+    translator = Translator.load(options.checkpoint)
+    print(translator.translate(options.text, beam_size=options.beam))
+    if options.attention:
+        alignment = translator.align(options.text, beam_size=options.beam)
+        alignment.view(options.text, save=options.attention)
+        print(f"The attention weights are in {options.attention}: open it in a browser.")
 
 
 def run_doctor(options):

@@ -7,10 +7,9 @@ history.csv, loss.png, attention.png and sample.txt.
 from dataclasses import dataclass
 from pathlib import Path
 
-import keras
-
 import tfgpt
-from tfgpt.runs import holds_run
+from tfgpt.runs import set_aside
+from tfgpt.training import make_muon
 from tfgpt.validation import check_positive
 
 
@@ -94,7 +93,7 @@ def run_demo(corpus="shakespeare", run_dir="runs/demo", steps=None, seed=0, resu
         model,
         batches,
         steps,
-        make_optimizer(steps),
+        make_muon(steps),
         validation_data=held_out,
         run_dir=run_dir,
         resume=resume,
@@ -102,36 +101,6 @@ def run_demo(corpus="shakespeare", run_dir="runs/demo", steps=None, seed=0, resu
     )
     write_results(Path(run_dir), model, tokenizer, history, held_out_ids, seed)
     return history
-
-
-def set_aside(folder):
-    """Rename the folder of an earlier run, so that nothing of it is lost."""
-    if holds_run(folder):
-        number = 1
-        while (kept := folder.with_name(f"{folder.name}.{number}")).exists():
-            number += 1
-        folder.rename(kept)
-        print(f"The earlier run is kept in {kept}.")
-
-
-def make_optimizer(steps):
-    """Make the demo's optimizer: Muon for the matrices, Adam for all other weights.
-
-    Args:
-        steps: int >= 1, the length of the training.
-
-    Returns:
-        keras.optimizers.Muon. On this text it learns faster per step than Adam.
-    """
-    matrix_rate, other_rate = 0.03, 0.006
-    return keras.optimizers.Muon(
-        tfgpt.WarmupLinearDecay(steps, peak=matrix_rate),
-        adam_lr_ratio=other_rate / matrix_rate,
-        rms_rate=None,
-        weight_decay=0.1,
-        adam_weight_decay=0.0,
-        adam_beta_2=0.99,
-    )
 
 
 def write_results(folder, model, tokenizer, history, held_out_ids, seed):

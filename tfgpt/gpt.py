@@ -254,8 +254,7 @@ class GPT(keras.Model):
     def logits(self, hidden):
         """Score every token of the vocabulary: (B, T, D) -> float32 (B, T, V)."""
         if self.tie_embeddings:
-            kernel = ops.transpose(ops.cast(self.embedding.embeddings, hidden.dtype))
-            return ops.cast(ops.matmul(hidden, kernel), "float32")
+            return self.embedding.logits(hidden)
         return ops.cast(self.output_projection(hidden), "float32")
 
     def get_config(self):

@@ -419,11 +419,27 @@ class DecoderLayer(ResidualLayer):
         )
         return self.after(x, attended, self.encoder_attention_norm, training), weights
 
-    def decode(self, x, cache, start, mask):
-        """Run new tokens through a GPT block; see `MultiHeadAttention.decode`."""
+    def decode(self, x, cache, start, mask, memory=None, cross_mask=None):
+        """Run new tokens through the layer, with what is known of earlier ones.
+
+        Args:
+            x: float tensor (B, T, D), the new tokens.
+            cache: keys and values so far; see `MultiHeadAttention.decode`.
+            start: int scalar, the position of the first new token.
+            mask: bool tensor (1, 1, T, C).
+            memory: keys and values of the encoder's output, for cross-attention.
+            cross_mask: bool tensor, broadcastable to (B, H, T, S).
+
+        Returns:
+            output (B, T, D), and the cache with the new keys and values in it.
+        """
         norm = self.self_attention_norm
         attended, cache = self.self_attention.decode(self.before(x, norm), cache, start, mask)
         x = self.after(x, attended, norm, training=False)
+        if self.cross_attention:
+            norm = self.encoder_attention_norm
+            attended = self.encoder_attention.decode_cross(self.before(x, norm), memory, cross_mask)
+            x = self.after(x, attended, norm, training=False)
         return self.add_feed_forward(x, training=False), cache
 
     def check_encoder_output(self, encoder_output, cross_mask=None):

@@ -4,13 +4,28 @@ Nothing here knows a model. Figures are readable on light and dark pages, need n
 screen, and show Chinese labels when a font for them is installed.
 """
 
+import contextlib
 import io
+import os
+import textwrap
+import unicodedata
 import warnings
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
+from tfgpt.attention_plots import plot_attention_overview, plot_attention_weights
 from tfgpt.validation import check_positive
+
+__all__ = [
+    "plot_attention_overview",
+    "plot_attention_weights",
+    "plot_history",
+    "plot_mask",
+    "plot_positional_encoding",
+    "plot_schedule",
+]
 
 # Fonts with Chinese characters, by the names they have on Linux, macOS and Windows.
 CJK_FONTS = (
@@ -30,69 +45,8 @@ CJK_FONTS = (
     "Droid Sans Fallback",
 )
 FIRST_CJK_CHARACTER = "\u2e80"
-
-
-def plot_attention_weights(
-    weights, query_tokens=None, key_tokens=None, title=None, save=None, max_heads=16
-):
-    """Draw one heat map per head: rows are queries, columns are keys.
-
-    Args:
-        weights: float array (H, T, S), or (T, S) for one head, values in [0, 1].
-        query_tokens: list of T labels, or None.
-        key_tokens: list of S labels; default: query_tokens if T = S.
-        title: str above the figure, or None.
-        save: path to write to (.png, .svg, .pdf), or None.
-        max_heads: int >= 1, draw at most so many heads.
-
-    Returns:
-        matplotlib Figure.
-
-    Raises:
-        ValueError: if the shape is wrong or a label count differs from its axis.
-
-    Example:
-        >>> figure = plot_attention_weights(np.eye(2)[None], ["I", "am"])
-        >>> len(figure.axes)  # one head and the colour bar
-        2
-    """
-    if isinstance(weights, dict):
-        names = ", ".join(map(repr, weights))
-        raise TypeError(
-            f"weights must be one array, got a dict with {names}: choose a layer and one "
-            "sequence of the batch with weights[name][0]."
-        )
-    weights = np.asarray(weights, dtype="float32")
-    weights = weights[None] if weights.ndim == 2 else weights
-    if weights.ndim != 3 or not weights.size:
-        raise ValueError(
-            f"weights must have shape (H, T, S) or (T, S), got {weights.shape}: "
-            "choose one sequence of the batch with weights[0]."
-        )
-    check_positive("max_heads", max_heads)
-    if key_tokens is None and weights.shape[1] == weights.shape[2]:
-        key_tokens = query_tokens
-    check_labels("query_tokens", query_tokens, weights.shape[1])
-    check_labels("key_tokens", key_tokens, weights.shape[2])
-
-    num_heads = min(len(weights), max_heads)
-    columns = min(num_heads, 4)
-    rows = -(-num_heads // columns)
-    # Labels need about 0.14 inches each; 8 inches are enough for any screen.
-    side = min(max(3.2, 1.2 + 0.14 * max(weights.shape[1:])), 8.0)
-    figure, axes = new_figure(rows, columns, size=(side, side))
-    for head, axis in enumerate(axes.flat):
-        if head >= num_heads:
-            axis.set_visible(False)
-            continue
-        image = axis.imshow(weights[head], vmin=0, vmax=1, cmap="viridis", aspect="auto")
-        label_axes(axis, query_tokens, key_tokens)
-        if num_heads > 1:
-            axis.set_title(f"head {head}")
-        axis.set_xlabel("key")
-        axis.set_ylabel("query")
-    figure.colorbar(image, ax=axes.ravel().tolist(), label="attention weight", shrink=0.8)
-    return finish(figure, title, save)
+LABEL_SIZE = 8  # points
+LONGEST_LABEL = 20  # characters of a token; longer ones end in an ellipsis
 
 
 def plot_mask(mask, query_tokens=None, key_tokens=None, title=None, save=None):
@@ -103,7 +57,7 @@ def plot_mask(mask, query_tokens=None, key_tokens=None, title=None, save=None):
         query_tokens: list of T labels, or None.
         key_tokens: list of S labels; default: query_tokens if T = S.
         title: str above the figure, or None.
-        save: path to write to, or None.
+        save: path to write to (.png, .svg, .pdf), or None.
 
     Returns:
         matplotlib Figure.
@@ -114,6 +68,7 @@ def plot_mask(mask, query_tokens=None, key_tokens=None, title=None, save=None):
     """
     from matplotlib import colormaps
 
+    check_save(save)
     mask = np.asarray(mask)
     if mask.dtype != bool:
         raise TypeError(f"mask must be boolean with True = may attend, got dtype {mask.dtype}.")
@@ -124,7 +79,8 @@ def plot_mask(mask, query_tokens=None, key_tokens=None, title=None, save=None):
         key_tokens = query_tokens
     check_labels("query_tokens", query_tokens, mask.shape[0])
     check_labels("key_tokens", key_tokens, mask.shape[1])
-    figure, axes = new_figure(1, 1, size=(4.2, 3.8))
+    side = cell_side(mask.shape, query_tokens, key_tokens)
+    figure, axes = new_figure(1, 1, size=(side + 1.0, side))
     axis = axes[0, 0]
     two_colours = colormaps["viridis"].resampled(2)
     image = axis.imshow(mask, vmin=0, vmax=1, cmap=two_colours, aspect="auto")
@@ -142,7 +98,7 @@ def plot_positional_encoding(encoding, title=None, save=None):
     Args:
         encoding: float array (T, D) or (1, T, D).
         title: str above the figure, or None.
-        save: path to write to, or None.
+        save: path to write to (.png, .svg, .pdf), or None.
 
     Returns:
         matplotlib Figure.
@@ -150,6 +106,7 @@ def plot_positional_encoding(encoding, title=None, save=None):
     Raises:
         ValueError: if the shape is wrong.
     """
+    check_save(save)
     encoding = np.asarray(encoding)
     if encoding.ndim == 3 and len(encoding) == 1:
         encoding = encoding[0]
@@ -170,7 +127,7 @@ def plot_schedule(schedules, steps, title=None, save=None):
         schedules: a function step -> rate, or a dict from label to function.
         steps: int >= 1, how many steps to draw.
         title: str above the figure, or None.
-        save: path to write to, or None.
+        save: path to write to (.png, .svg, .pdf), or None.
 
     Returns:
         matplotlib Figure.
@@ -178,6 +135,7 @@ def plot_schedule(schedules, steps, title=None, save=None):
     Raises:
         ValueError: if steps is below 1.
     """
+    check_save(save)
     check_positive("steps", steps)
     schedules = {None: schedules} if callable(schedules) else schedules
     places = np.unique(np.linspace(1, steps, min(steps, 400)).astype(int))
@@ -201,7 +159,7 @@ def plot_history(history, title=None, save=None):
         history: the rows that `train` returns: dicts with "step", "loss" and
             "val_loss" (None where it was not measured).
         title: str above the figure, or None.
-        save: path to write to, or None.
+        save: path to write to (.png, .svg, .pdf), or None.
 
     Returns:
         matplotlib Figure.
@@ -209,6 +167,7 @@ def plot_history(history, title=None, save=None):
     Raises:
         ValueError: if there is no row.
     """
+    check_save(save)
     if isinstance(history, dict):
         raise TypeError(
             "history must be the rows that train returns, got a dict: turn fit's into "
@@ -236,10 +195,12 @@ def plot_history(history, title=None, save=None):
 def new_figure(rows, columns, size):
     """Make a figure with a grid of axes; `size` is inches per cell.
 
-    The figure is made without pyplot's registry, so that none stays in memory,
-    and with a white page, so that dark viewers show the labels.
+    The figure is made without pyplot's registry, so that none stays in memory. Its page
+    is white, or black if the style has light text: viewers of any colour show the labels.
     """
+    from matplotlib import rcParams
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import to_rgb
     from matplotlib.figure import Figure
 
     class NotebookFigure(Figure):
@@ -251,7 +212,9 @@ def new_figure(rows, columns, size):
             return picture.getvalue()
 
     figure = NotebookFigure(
-        figsize=(size[0] * columns, size[1] * rows), layout="constrained", facecolor="white"
+        figsize=(size[0] * columns, size[1] * rows),
+        layout="constrained",
+        facecolor="white" if sum(to_rgb(rcParams["text.color"])) < 1.5 else "black",
     )
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False)
@@ -260,11 +223,38 @@ def new_figure(rows, columns, size):
 def finish(figure, title, save):
     """Add the title, write the file, return the figure."""
     if title:
-        (text,), font = readable([title])
+        (text,), font = readable([fit(title, figure.get_figwidth())])
         figure.suptitle(text, **font)
     if save is not None:
         figure.savefig(save, dpi=150)
     return figure
+
+
+def fit(title, width):
+    """Break a title into lines that a figure of `width` inches can show."""
+    # A letter of a title takes about 0.11 inches, a Chinese character 0.18.
+    letters = int(width * len(title) / (0.11 * len(title) + 0.07 * wide_characters(title)))
+    return "\n".join(textwrap.fill(line, max(letters, 1)) for line in title.split("\n"))
+
+
+def check_save(save, pages=False):
+    """Raise unless `save` is None or a path that can be written; .html needs `pages`."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    if save is None:
+        return
+    if not isinstance(save, (str, os.PathLike)):
+        raise TypeError(f"save must be a path or None, got {save!r}.")
+    path = Path(save)
+    suffixes = sorted(f".{name}" for name in FigureCanvasBase.get_supported_filetypes())
+    suffixes = [".html", *suffixes] if pages else suffixes
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"save must end in one of {', '.join(suffixes)}, got {str(path)!r}.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"save must be in a folder that exists, got {str(path)!r}: "
+            f"create {str(path.parent)!r} first."
+        )
 
 
 def check_labels(name, labels, size):
@@ -273,20 +263,38 @@ def check_labels(name, labels, size):
         raise ValueError(f"{name} must have one label per position, {size}, got {len(labels)}.")
 
 
+def cell_side(shape, *tokens):
+    """Return the inches of a square heat map whose labels do not touch."""
+    given = [label for group in tokens if group is not None for label in tick_labels(group)[0]]
+    widths = [label_width(label) for label in given]
+    # Above 11 inches the letters become smaller instead.
+    return min(max(1.0 + 0.14 * max(shape) + 0.07 * max(widths, default=0), 3.2), 11.0)
+
+
 def label_axes(axis, query_tokens, key_tokens):
     """Write the tokens, or whole numbers, beside rows and columns."""
     from matplotlib.ticker import MaxNLocator
 
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.yaxis.set_major_locator(MaxNLocator(integer=True))
-    for tokens, set_ticks, long_rotation in (
-        (key_tokens, axis.set_xticks, 90),
-        (query_tokens, axis.set_yticks, 0),
+    for tokens, set_ticks, turns in (
+        (key_tokens, axis.set_xticks, True),
+        (query_tokens, axis.set_yticks, False),
     ):
-        if tokens is not None:
-            labels, font = readable([visible(token) for token in tokens])
-            rotation = long_rotation if any(len(label) > 2 for label in labels) else 0
-            set_ticks(range(len(labels)), labels, rotation=rotation, fontsize=8, **font)
+        if tokens is None:
+            continue
+        labels, font = tick_labels(tokens)
+        longest = max(map(label_width, labels), default=0)
+        # Labels lie flat where two letters are the most, or where all fit into 2 inches.
+        rotation = 90 if turns and longest > 2 and len(labels) * (longest + 1) > 28 else 0
+        size = min(LABEL_SIZE, LABEL_SIZE * 70 / max(len(labels), 1))
+        set_ticks(range(len(labels)), labels, rotation=rotation, fontsize=size, **font)
+
+
+def tick_labels(tokens):
+    """Return labels that leave room for the picture, and the font that shows them."""
+    labels, font = readable([visible(token) for token in tokens])
+    return [shorten(label) for label in labels], font
 
 
 def visible(token):
@@ -296,6 +304,23 @@ def visible(token):
         for character in str(token)
     ).replace("$", r"\$")
     return text.replace(" ", "\u2423") if text.strip(" ") == "" else text
+
+
+def shorten(label):
+    """Cut a long label and show that it was cut."""
+    if len(label) <= LONGEST_LABEL:
+        return label
+    return label[: LONGEST_LABEL - 1].rstrip("\\") + "\u2026"
+
+
+def wide_characters(text):
+    """Count the characters that take twice the room of a letter, as Chinese ones do."""
+    return sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+
+
+def label_width(label):
+    """Return how many letters wide a label is."""
+    return len(label) + wide_characters(label)
 
 
 def code_points(label):
@@ -319,15 +344,31 @@ def readable(labels):
 @lru_cache(maxsize=1)
 def cjk_font():
     """Find an installed font with Chinese characters; warn once if there is none."""
+    font = installed_cjk_font() or newly_installed_cjk_font()
+    if font is None:
+        warnings.warn(
+            "No font with Chinese characters was found; labels show code points. Install one, "
+            "for example Noto Sans CJK (Debian: apt install fonts-noto-cjk), and restart Python.",
+            stacklevel=2,
+        )
+    return font
+
+
+def installed_cjk_font():
+    """Return the first of CJK_FONTS that Matplotlib knows, or None."""
     from matplotlib import font_manager
 
     installed = {font.name for font in font_manager.fontManager.ttflist}
-    for font in CJK_FONTS:
-        if font in installed:
-            return font
-    warnings.warn(
-        "No font with Chinese characters was found; labels show code points. Install one, "
-        "for example Noto Sans CJK (Debian: apt install fonts-noto-cjk), and restart Python.",
-        stacklevel=2,
-    )
-    return None
+    return next((font for font in CJK_FONTS if font in installed), None)
+
+
+def newly_installed_cjk_font():
+    """Show Matplotlib the fonts that were installed after it wrote its list, and look again."""
+    from matplotlib import font_manager
+
+    known = {font.fname for font in font_manager.fontManager.ttflist}
+    for path in set(font_manager.findSystemFonts()) - known:
+        # A file that is no font, or of a kind Matplotlib cannot read, is left out.
+        with contextlib.suppress(Exception):
+            font_manager.fontManager.addfont(path)
+    return installed_cjk_font()

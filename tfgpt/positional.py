@@ -235,6 +235,11 @@ class PositionalEmbedding(keras.layers.Layer):
             x = x + ops.cast(ops.take(self.position_table, places, axis=0), "float32")
         return self.sum_dropout(ops.cast(x, self.compute_dtype), training=training)
 
+    def logits(self, hidden):
+        """Score every token by its embedding: (B, T, D) -> float32 (B, T, V)."""
+        kernel = ops.transpose(ops.cast(self.embeddings, hidden.dtype))
+        return ops.cast(ops.matmul(hidden, kernel), "float32")
+
     def compute_output_shape(self, token_ids_shape):
         return (*token_ids_shape, self.d_model)
 

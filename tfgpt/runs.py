@@ -18,6 +18,16 @@ def holds_run(folder):
     return (folder / "history.csv").exists() or (folder / "checkpoint").exists()
 
 
+def set_aside(folder):
+    """Rename the folder of an earlier run, so that nothing of it is lost."""
+    if holds_run(folder):
+        number = 1
+        while (kept := folder.with_name(f"{folder.name}.{number}")).exists():
+            number += 1
+        folder.rename(kept)
+        print(f"The earlier run is kept in {kept}.")
+
+
 class Run:
     """What a training run keeps: step and history, on disk if there is a folder.
 

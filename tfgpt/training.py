@@ -96,6 +96,32 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
         return {"steps": self.steps, "peak": self.peak, "warmup_steps": self.warmup_steps}
 
 
+def make_muon(steps, matrix_rate=0.03, other_rate=0.006):
+    """Make Muon for the matrices and Adam for all other weights, with linear decay.
+
+    On small corpora it learns much faster per step than Adam alone.
+
+    Args:
+        steps: int >= 1, the length of the training; see `WarmupLinearDecay`.
+        matrix_rate: float > 0, the highest rate of Muon.
+        other_rate: float > 0, the highest rate of Adam: embeddings, biases, norms.
+
+    Returns:
+        keras.optimizers.Muon.
+
+    Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks"
+    (2024).
+    """
+    return keras.optimizers.Muon(
+        WarmupLinearDecay(steps, peak=matrix_rate),
+        adam_lr_ratio=other_rate / matrix_rate,
+        rms_rate=None,
+        weight_decay=0.1,
+        adam_weight_decay=0.0,
+        adam_beta_2=0.99,
+    )
+
+
 def make_train_step(
     model,
     optimizer,

@@ -10,7 +10,7 @@ from keras import ops
 
 from tfgpt.attention import attention_weights_spec
 from tfgpt.layers import DecoderLayer, EncoderLayer
-from tfgpt.masks import MaskedLayer, create_masks
+from tfgpt.masks import MaskedLayer, causal_mask, create_masks
 from tfgpt.positional import PositionalEmbedding
 from tfgpt.validation import check_length, check_positive, check_token_ids
 
@@ -80,11 +80,17 @@ class LayerStack(MaskedLayer):
 
     def build(self, token_ids_shape, *context_shapes):
         hidden_shape = (*token_ids_shape, self.d_model)
-        self.embedding.build(token_ids_shape)
+        if not self.embedding.built:  # it may be shared with another stack
+            self.embedding.build(token_ids_shape)
         for layer in self.layers:
             layer.build(hidden_shape, *context_shapes)
         if self.norm_first:
             self.final_norm.build(hidden_shape)
+
+    def share_embedding(self, embedding):
+        """Use the embedding of another stack; call it before the stack is built."""
+        del self.embedding  # so that Keras forgets it
+        self.embedding = embedding
 
     def finish(self, x):
         """Apply the last norm of a pre-norm stack."""
@@ -237,6 +243,47 @@ class Decoder(LayerStack):
         x = self.finish(x)
         return (x, weights) if return_attention_weights else x
 
+    def make_caches(self, batch_size, length):
+        """Make the empty memory of `decode`; see `GPT.make_caches`."""
+        shape = (batch_size, self.num_heads, length, self.d_model // self.num_heads)
+        empty = ops.zeros(shape, dtype=self.compute_dtype)
+        return tuple((empty, empty) for _ in self.layers)
+
+    def make_memories(self, encoder_output):
+        """Make each layer's cross-attention keys and values, once for all steps.
+
+        Args:
+            encoder_output: float tensor (B, S, D).
+
+        Returns:
+            tuple of L pairs (B, H, S, K).
+        """
+        return tuple(
+            layer.encoder_attention.project_keys(encoder_output, encoder_output)
+            for layer in self.layers
+        )
+
+    def decode(self, token_ids, caches, start, memories, cross_mask):
+        """Run new tokens only; the result equals the same positions of a full pass.
+
+        Args:
+            token_ids: int tensor (B, T), the new tokens.
+            caches: what `make_caches` or the last `decode` returned, room for C tokens.
+            start: int scalar, the position of the first new token; start + T <= C.
+            memories: what `make_memories` returned.
+            cross_mask: bool tensor, broadcastable to (B, H, T, S).
+
+        Returns:
+            output (B, T, D), and the caches with the new tokens.
+        """
+        mask = causal_mask(token_ids.shape[1], caches[0][0].shape[2], offset=start)
+        x = self.embedding(token_ids, start=start)  # (B, T) -> (B, T, D)
+        updated = []
+        for layer, cache, memory in zip(self.layers, caches, memories, strict=True):
+            x, cache = layer.decode(x, cache, start, mask, memory, cross_mask)
+            updated.append(cache)
+        return self.finish(x), tuple(updated)
+
     def compute_output_shape(self, token_ids_shape, encoder_output_shape):
         return (*token_ids_shape, self.d_model)
 
@@ -262,7 +309,8 @@ class Transformer(keras.Model):
     """Predict the next target token from a source and the target so far.
 
     Builds its own masks from the ids: no position sees padding, no target
-    position sees a later one. Source and target have their own embeddings.
+    position sees a later one. Source and target have their own embeddings unless
+    tie_embeddings=True.
     `training=True` turns on dropout. Under a mixed dtype policy softmax, norm
     statistics and the returned logits are float32.
 
@@ -281,6 +329,8 @@ class Transformer(keras.Model):
         norm_first: bool, False: post-norm as in the paper; True: pre-norm.
         activation: name or callable, used in the feed-forward networks.
         positions: "sinusoidal" or "learned".
+        tie_embeddings: bool, one table for source, target and output (section 3.4);
+            the two vocabularies must be one.
 
     Returns:
         logits, float32 (B, T, V); with return_attention_weights=True also a dict
@@ -317,14 +367,21 @@ class Transformer(keras.Model):
         norm_first=False,
         activation="relu",
         positions="sinusoidal",
+        tie_embeddings=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
         check_positive("source_vocab_size", source_vocab_size)
         check_positive("target_vocab_size", target_vocab_size)
+        if tie_embeddings and source_vocab_size != target_vocab_size:
+            raise ValueError(
+                "tie_embeddings needs one vocabulary, got source_vocab_size="
+                f"{source_vocab_size}, target_vocab_size={target_vocab_size}."
+            )
         self.source_vocab_size = source_vocab_size
         self.target_vocab_size = target_vocab_size
         self.pad_id = pad_id
+        self.tie_embeddings = tie_embeddings
         self.stack_settings = {
             "num_layers": num_layers,
             "d_model": d_model,
@@ -339,9 +396,12 @@ class Transformer(keras.Model):
         settings = {**self.stack_settings, "dtype": self.dtype_policy}
         self.encoder = Encoder(vocab_size=source_vocab_size, name="encoder", **settings)
         self.decoder = Decoder(vocab_size=target_vocab_size, name="decoder", **settings)
-        self.output_projection = keras.layers.Dense(
-            target_vocab_size, dtype=self.dtype_policy, name="output"
-        )
+        if tie_embeddings:
+            self.decoder.share_embedding(self.encoder.embedding)
+        else:
+            self.output_projection = keras.layers.Dense(
+                target_vocab_size, dtype=self.dtype_policy, name="output"
+            )
         # Every shape is known: optimizers, summaries and weight files need no first call.
         self.build({"source": (None, max_length), "target": (None, max_length)})
 
@@ -351,7 +411,8 @@ class Transformer(keras.Model):
         hidden_shape = (None, None, self.decoder.d_model)
         self.encoder.build(shapes["source"])
         self.decoder.build(shapes["target"], hidden_shape)
-        self.output_projection.build(hidden_shape)
+        if not self.tie_embeddings:
+            self.output_projection.build(hidden_shape)
 
     def call(self, inputs, return_attention_weights=False, training=None):
         source, target = source_and_target(inputs)
@@ -367,9 +428,14 @@ class Transformer(keras.Model):
             return_attention_weights=True,
             training=training,
         )
-        # (B, T, D) -> (B, T, V)
-        logits = ops.cast(self.output_projection(decoder_output), "float32")
+        logits = self.logits(decoder_output)  # (B, T, D) -> (B, T, V)
         return (logits, encoder_weights | decoder_weights) if return_attention_weights else logits
+
+    def logits(self, decoder_output):
+        """Score every target token: (B, T, D) -> float32 (B, T, V)."""
+        if self.tie_embeddings:
+            return self.decoder.embedding.logits(decoder_output)
+        return ops.cast(self.output_projection(decoder_output), "float32")
 
     def compute_output_spec(self, inputs, return_attention_weights=False, training=None):
         source, target = source_and_target(inputs)
@@ -402,6 +468,7 @@ class Transformer(keras.Model):
             "source_vocab_size": self.source_vocab_size,
             "target_vocab_size": self.target_vocab_size,
             "pad_id": self.pad_id,
+            "tie_embeddings": self.tie_embeddings,
         }
 
 

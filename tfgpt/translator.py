@@ -1,0 +1,276 @@
+"""A translator: an encoder-decoder with its tokenizer, text in, text out.
+
+On disk it is a folder of three files: config.json (sizes), weights.safetensors
+(float16) and tokenizer.json. Nothing in it is executed when it is read.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfgpt.data import DATA_FOLDER
+from tfgpt.pairs import encode_source, pad_rows
+from tfgpt.search import beam_search
+from tfgpt.tokenizers import BPETokenizer
+from tfgpt.transformer import Transformer
+from tfgpt.validation import check_positive
+
+CHECKPOINTS = ("verses_en-es", "verses_kjv-modern")
+CONFIG, WEIGHTS, TOKENIZER = "config.json", "weights.safetensors", "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """What a translator looked at while it read a source and wrote a target.
+
+    Args:
+        weights: dict from "encoder/0", "decoder/0/self", "decoder/0/cross" and so on
+            to float32 arrays (H, T, S).
+        source_tokens: list of S str, the end token last.
+        input_tokens: list of T str, what the decoder read, the start token first.
+        output_tokens: list of T str, what each row wrote: the next token.
+    """
+
+    weights: dict
+    source_tokens: list
+    input_tokens: list
+    output_tokens: list
+
+    def view(self, title=None, save=None):
+        """Show the weights in the interactive page; see `tfgpt.viewer.view_attention`."""
+        from tfgpt.viewer import view_attention
+
+        tokens = {"encoder": self.source_tokens, "decoder": self.input_tokens}
+        return view_attention(self.weights, tokens, title=title, save=save)
+
+
+class Translator:
+    """Translate text with an encoder-decoder and its tokenizer.
+
+    Args:
+        model: Transformer.
+        tokenizer: BPETokenizer for both languages.
+
+    Raises:
+        ValueError: if model and tokenizer differ in their number of tokens.
+
+    Example:
+        >>> tokenizer = BPETokenizer.train("a b c " * 9, vocab_size=259)
+        >>> model = Transformer(1, 8, 2, 16, 259, 259, max_length=12)
+        >>> translation = Translator(model, tokenizer).translate("a b")
+        >>> isinstance(translation, str)  # untrained, so nonsense
+        True
+
+    Source: "Attention Is All You Need", section 3; notebook 07.
+    """
+
+    def __init__(self, model, tokenizer):
+        sizes = (model.source_vocab_size, model.target_vocab_size)
+        if set(sizes) != {tokenizer.vocab_size}:
+            raise ValueError(
+                f"tokenizer must have as many tokens as the model, {sizes[0]} for sources and "
+                f"{sizes[1]} for targets, got {tokenizer.vocab_size}."
+            )
+        self.model = model
+        self.tokenizer = tokenizer
+        self.max_length = model.stack_settings["max_length"]
+
+    def translate(self, texts, beam_size=4, length_penalty=1.0, batch_size=32):
+        """Translate one text or many.
+
+        Texts of any script can be read: an unknown character becomes its bytes.
+        Line ends and runs of spaces count as one space. A translation ends at the
+        latest after max_length tokens.
+
+        Args:
+            texts: str, or list of str.
+            beam_size: int >= 1; 1 is greedy decoding.
+            length_penalty: float >= 0, see `beam_search`.
+            batch_size: int >= 1, texts that are translated at once.
+
+        Returns:
+            str for a str, list of str for a list.
+
+        Raises:
+            TypeError: if a text is no str.
+            ValueError: if a text is empty or longer than the model reads, or an
+                argument is outside its range.
+        """
+        check_positive("batch_size", batch_size)
+        if isinstance(texts, str):
+            return self.translate([texts], beam_size, length_penalty, 1)[0]
+        sources = [self.encode(text, f"texts[{index}]") for index, text in enumerate(texts)]
+        # Texts of similar length share a batch, so that little is padded.
+        order = sorted(range(len(sources)), key=lambda index: len(sources[index]))
+        translations = [""] * len(sources)
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            batch = [sources[index] for index in chosen]
+            # A full batch, so that the last one needs no program of its own.
+            batch += [batch[-1]] * (min(batch_size, len(order)) - len(batch))
+            token_ids = self.search(batch, beam_size, length_penalty)
+            for index, row in zip(chosen, token_ids, strict=False):
+                translations[index] = self.tokenizer.decode(row).strip()
+        return translations
+
+    def align(self, source, target=None, beam_size=4, length_penalty=1.0):
+        """Read a source and a target once and return all attention weights.
+
+        Args:
+            source: str.
+            target: str, any translation; None: the translator's own.
+            beam_size: int >= 1, for its own translation.
+            length_penalty: float >= 0, for its own translation.
+
+        Returns:
+            Alignment.
+
+        Raises:
+            TypeError: if a text is no str.
+            ValueError: if a text is empty or longer than the model reads.
+        """
+        source_ids = self.encode(source, "source")
+        if target is None:
+            output_ids = self.search([source_ids], beam_size, length_penalty)[0]
+            output_ids = output_ids[output_ids != self.tokenizer.pad_id]
+        else:
+            output_ids = self.encode(target, "target")
+        input_ids = np.append(np.int32(self.tokenizer.start_id), output_ids[:-1])
+        inputs = {"source": source_ids[None], "target": input_ids[None]}
+        _, weights = self.model(inputs, return_attention_weights=True)
+        return Alignment(
+            {name: ops.convert_to_numpy(array)[0] for name, array in weights.items()},
+            self.labels(source_ids),
+            self.labels(input_ids),
+            self.labels(output_ids),
+        )
+
+    def search(self, sources, beam_size, length_penalty):
+        """Translate id arrays of any lengths: list of (S,) -> int32 (B, max_length)."""
+        token_ids, _ = beam_search(
+            self.model,
+            pad_rows(sources, len(sources), max(map(len, sources))),
+            self.tokenizer.start_id,
+            self.tokenizer.end_id,
+            beam_size,
+            length_penalty,
+        )
+        return token_ids[:, 0]
+
+    def labels(self, token_ids):
+        """Return the text of each token, for figures."""
+        return [self.tokenizer.id_to_token(int(token_id)) for token_id in token_ids]
+
+    def encode(self, text, name):
+        """Return the ids of a text with the end token; raise unless the model can read it."""
+        if not isinstance(text, str):
+            raise TypeError(f"{name} must be a str, got {type(text).__name__}.")
+        if not text.strip():
+            raise ValueError(f"{name} must not be empty, got {text!r}.")
+        token_ids = encode_source(plain(text), self.tokenizer)
+        if len(token_ids) > self.max_length:
+            raise ValueError(
+                f"{name} must have at most {self.max_length - 1} tokens, got "
+                f"{len(token_ids) - 1}: {text[:30]!r}... Translate it sentence by sentence."
+            )
+        return token_ids
+
+    def save(self, folder):
+        """Write config.json, weights.safetensors (float16) and tokenizer.json.
+
+        Args:
+            folder: path; made if it does not exist.
+        """
+        from safetensors.numpy import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = keras.saving.serialize_keras_object(self.model)
+        (folder / CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")
+        save_file(
+            {
+                path: ops.convert_to_numpy(weight.value).astype("float16")
+                for path, weight in named_weights(self.model).items()
+            },
+            folder / WEIGHTS,
+        )
+        self.tokenizer.save(folder / TOKENIZER)
+
+    @classmethod
+    def load(cls, folder):
+        """Read a translator that `save` wrote.
+
+        Args:
+            folder: path, or the name of a bundled one: "verses_en-es" or
+                "verses_kjv-modern".
+
+        Returns:
+            Translator; its weights are float32 with the precision of float16.
+
+        Raises:
+            FileNotFoundError: if a file is missing.
+            ValueError: if a file is damaged or the three do not fit together.
+        """
+        folder = DATA_FOLDER / "checkpoints" / folder if folder in CHECKPOINTS else Path(folder)
+        for name in (CONFIG, WEIGHTS, TOKENIZER):
+            if not (folder / name).exists():
+                raise FileNotFoundError(
+                    f"folder must be {', '.join(CHECKPOINTS)} or hold {CONFIG}, {WEIGHTS} and "
+                    f"{TOKENIZER}, got {str(folder)!r} without {name}."
+                )
+        model = load_model(folder / CONFIG)
+        load_weights(model, folder / WEIGHTS)
+        return cls(model, BPETokenizer.load(folder / TOKENIZER))
+
+
+def plain(text):
+    """Return the text with single spaces between its words."""
+    return " ".join(text.split())
+
+
+def named_weights(model):
+    """Map the path of each weight below the model, such as "decoder/layer_0/...", to it."""
+    return {weight.path.partition("/")[2]: weight for weight in model.weights}
+
+
+def load_model(path):
+    """Make the untrained Transformer that a config.json describes."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if config["class_name"] != "Transformer":
+            raise ValueError(f"class_name is {config['class_name']!r}")
+        return Transformer.from_config(config["config"])
+    except (ValueError, KeyError, TypeError) as error:  # a JSON error is a ValueError
+        raise ValueError(
+            f"folder must hold the config of a Transformer, got {str(path)!r}."
+        ) from error
+
+
+def load_weights(model, path):
+    """Fill a model with the weights of a file; raise unless names and shapes are equal."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        arrays = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"folder must hold undamaged weights, got {str(path)!r}.") from error
+    weights = named_weights(model)
+    expected = {name: tuple(weight.shape) for name, weight in weights.items()}
+    found = {name: array.shape for name, array in arrays.items()}
+    wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))
+    if wrong:
+        raise ValueError(
+            f"weights must fit the model, got {str(path)!r} with {wrong[0]!r} of shape "
+            f"{found.get(wrong[0])} instead of {expected.get(wrong[0])}."
+        )
+    for name, weight in weights.items():
+        if not np.isfinite(arrays[name]).all():
+            raise ValueError(
+                f"weights must be finite, got {name!r} in {str(path)!r} with NaN or inf."
+            )
+        weight.assign(arrays[name].astype("float32"))
