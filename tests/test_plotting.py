@@ -321,6 +321,8 @@ def test_chinese_is_drawn_where_a_font_for_it_is_installed(form):
         font = plotting.cjk_font()
     if font is None:
         pytest.skip("no font with Chinese characters is installed")
-    figure = draw(plotting.plot_attention_weights(np.eye(2), ["明", "月"], title="静夜思"), form)
+    title = "床前明月光疑是地上霜" * 4
+    figure = draw(plotting.plot_attention_weights(np.eye(2), ["明", "月"], title=title), form)
     assert labels_of(figure.axes[0]) == ["明", "月"]
-    assert figure.get_suptitle() == "静夜思"
+    assert figure.get_suptitle().replace("\n", "") == title
+    assert figure._suptitle.get_window_extent().x0 >= 0

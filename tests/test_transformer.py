@@ -11,6 +11,7 @@ from layer_check import (
     IS_TENSORFLOW,
     assert_close,
     assert_identical,
+    check_config,
     check_layer,
     check_no_leak,
     compiled,
@@ -37,6 +38,7 @@ SETTINGS = {
 SOURCE = np.array([[3, 4, 5, 6, 0, 0], [7, 8, 1, 2, 3, 4]], "int32")
 TARGET = np.array([[1, 5, 6, 0], [1, 9, 10, 2]], "int32")
 IDS = {"source": SOURCE, "target": TARGET}
+TIED = {"tie_embeddings": True, "source_vocab_size": TARGET_VOCAB}
 
 
 def transformer(rng=None, **settings):
@@ -199,8 +201,9 @@ def test_decoder_passes_the_routine_checks(rng, tmp_path):
     check_layer(decoder, TARGET, memory, tmp_path=tmp_path, mask=mask, cross_mask=cross_mask)
 
 
-def test_transformer_passes_the_routine_checks(tmp_path):
-    check_layer(transformer(activation="gelu"), IDS, tmp_path=tmp_path)
+@pytest.mark.parametrize("settings", [{}, TIED], ids=["own tables", "one table"])
+def test_transformer_passes_the_routine_checks(settings, tmp_path):
+    check_layer(transformer(activation="gelu", **settings), IDS, tmp_path=tmp_path)
 
 
 def test_the_summary_shows_no_unbuilt_row_and_all_weights():
@@ -343,6 +346,44 @@ def test_source_and_target_have_their_own_vocabularies():
     assert model(IDS).shape[-1] == TARGET_VOCAB
 
 
+def test_one_table_can_serve_source_target_and_output():
+    model, other = transformer(**TIED), transformer(**TIED | {"tie_embeddings": False})
+    saved = TARGET_VOCAB * D + (D + 1) * TARGET_VOCAB  # a table, the output and its bias
+    assert other.count_params() - model.count_params() == saved
+    assert model.decoder.embedding is model.encoder.embedding
+    hidden = model.decoder(TARGET, model.encoder(SOURCE))
+    table = to_numpy(model.encoder.embedding.embeddings)
+    assert_close(model.logits(hidden), to_numpy(hidden) @ table.T, 1e-5)
+
+
+def test_a_stack_with_the_embedding_of_another_can_be_made_again_from_its_config():
+    shared = Encoder(1, D, HEADS, 12, SOURCE_VOCAB, 10).embedding
+    encoder = Encoder(1, D, HEADS, 12, SOURCE_VOCAB, 10, embedding=shared)
+    assert encoder.embedding is shared
+    check_config(encoder, (SOURCE,), {}, encoder(SOURCE), 1e-5)
+
+
+# Decoding with a cache
+
+
+@pytest.mark.parametrize("settings", [{}, TIED, {"norm_first": True, "num_layers": 2}], ids=str)
+def test_cached_decoding_equals_a_full_pass(settings):
+    model = transformer(**settings)
+    decoder = model.decoder
+    encoder_mask, _, cross_mask = create_masks(SOURCE, TARGET)
+    memories = decoder.make_memories(model.encoder(SOURCE, mask=encoder_mask))
+    target = np.maximum(TARGET, 1)  # a cache holds no padding
+    expected = to_numpy(model({"source": SOURCE, "target": target}))
+    for pieces in ([4], [1, 1, 1, 1], [2, 1, 1]):
+        caches, start, logits = decoder.make_caches(2, length=7), 0, []
+        for size in pieces:
+            new = target[:, start : start + size]
+            output, caches = decoder.decode(new, caches, start, memories, cross_mask)
+            logits.append(to_numpy(model.logits(output)))
+            start += size
+        np.testing.assert_allclose(np.concatenate(logits, axis=1), expected, atol=1e-4)
+
+
 # Messages
 
 
@@ -381,6 +422,7 @@ def test_float_ids_are_refused():
         ({"target_vocab_size": 2.0}, "target_vocab_size must be an integer >= 1, got 2.0"),
         ({"max_length": 0}, "max_length must be an integer >= 1, got 0"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
+        ({"tie_embeddings": True}, "tie_embeddings needs one vocabulary, got source_vocab_size=9"),
         ({"positions": "rotary"}, "positions must be one of 'sinusoidal', 'learned'"),
     ],
     ids=str,

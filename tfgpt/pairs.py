@@ -172,9 +172,7 @@ def short_pairs(pairs, tokenizer, max_length):
     lengths = np.array([length_of(pair) for pair in encode_pairs(pairs, tokenizer)])
     short = pairs.select(lengths <= max_length)
     if not len(short):
-        raise ValueError(
-            f"pairs must hold one of at most max_length={max_length} tokens, got none."
-        )
+        raise ValueError(f"pairs must hold some of at most {max_length} tokens, got none.")
     if len(short) < len(pairs):
         print(f"{len(pairs) - len(short):,} pairs of more than {max_length} tokens are left out.")
     return short

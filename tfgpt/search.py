@@ -46,7 +46,8 @@ def beam_search(
     Returns:
         token_ids: int32 array (B, K, N), best first, without the start token, filled
             with the pad_id after the end token.
-        scores: float32 array (B, K), the penalised log-probabilities.
+        scores: float32 array (B, K), the penalised log-probabilities; below -1e8
+            where fewer than K targets exist.
 
     Raises:
         TypeError: if ids are not integers.
@@ -205,10 +206,6 @@ def reorder_rows(x, beams):
 def check_search(model, beam_size, length_penalty, max_new_tokens):
     """Raise unless the arguments of a search are in range."""
     check_positive("beam_size", beam_size)
-    if beam_size > model.target_vocab_size:
-        raise ValueError(
-            f"beam_size must be at most the vocabulary, {model.target_vocab_size}, got {beam_size}."
-        )
     if isinstance(length_penalty, str) or not 0 <= length_penalty < float("inf"):
         raise ValueError(f"length_penalty must be >= 0 and finite, got {length_penalty!r}.")
     check_positive("max_new_tokens", max_new_tokens)

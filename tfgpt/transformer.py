@@ -37,6 +37,7 @@ class LayerStack(MaskedLayer):
         norm_first=False,
         activation="relu",
         positions="sinusoidal",
+        embedding=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -51,7 +52,10 @@ class LayerStack(MaskedLayer):
         self.norm_first = norm_first
         self.activation = keras.activations.get(activation)
         self.positions = positions
-        self.embedding = PositionalEmbedding(
+        if isinstance(embedding, dict):  # from a config
+            embedding = keras.saving.deserialize_keras_object(embedding)
+        self.has_own_embedding = embedding is None
+        self.embedding = embedding or PositionalEmbedding(
             vocab_size,
             d_model,
             max_length,
@@ -87,10 +91,11 @@ class LayerStack(MaskedLayer):
         if self.norm_first:
             self.final_norm.build(hidden_shape)
 
-    def share_embedding(self, embedding):
-        """Use the embedding of another stack; call it before the stack is built."""
-        del self.embedding  # so that Keras forgets it
-        self.embedding = embedding
+    def embedding_config(self):
+        """Return the config of a shared embedding; None for an own one."""
+        if self.has_own_embedding:
+            return None
+        return keras.saving.serialize_keras_object(self.embedding)
 
     def finish(self, x):
         """Apply the last norm of a pre-norm stack."""
@@ -113,6 +118,7 @@ class LayerStack(MaskedLayer):
             "norm_first": self.norm_first,
             "activation": keras.activations.serialize(self.activation),
             "positions": self.positions,
+            "embedding": self.embedding_config(),
         }
 
 
@@ -137,6 +143,8 @@ class Encoder(LayerStack):
         norm_first: bool, False: post-norm as in the paper; True: pre-norm.
         activation: name or callable, used in the feed-forward networks.
         positions: "sinusoidal" or "learned".
+        embedding: PositionalEmbedding of another stack, to share its table; None:
+            its own.
 
     Returns:
         output (B, S, D); with return_attention_weights=True also a dict
@@ -395,10 +403,13 @@ class Transformer(keras.Model):
         }
         settings = {**self.stack_settings, "dtype": self.dtype_policy}
         self.encoder = Encoder(vocab_size=source_vocab_size, name="encoder", **settings)
-        self.decoder = Decoder(vocab_size=target_vocab_size, name="decoder", **settings)
-        if tie_embeddings:
-            self.decoder.share_embedding(self.encoder.embedding)
-        else:
+        self.decoder = Decoder(
+            vocab_size=target_vocab_size,
+            embedding=self.encoder.embedding if tie_embeddings else None,
+            name="decoder",
+            **settings,
+        )
+        if not tie_embeddings:
             self.output_projection = keras.layers.Dense(
                 target_vocab_size, dtype=self.dtype_policy, name="output"
             )

@@ -94,7 +94,8 @@ def train_translation(
         set_aside(folder)
     translator, history = fit_translator(training, validation, settings, seed, folder, resume)
     translator.save(folder / "translator")
-    tfgpt.plotting.plot_history(history, title=str(corpus), save=folder / "loss.png")
+    if history:  # Ctrl-C may come before the first row
+        tfgpt.plotting.plot_history(history, title=str(corpus), save=folder / "loss.png")
     # What is measured is what was written: weights rounded to float16.
     translator = Translator.load(folder / "translator")
     language = language or TARGET_LANGUAGES.get(corpus, "english")

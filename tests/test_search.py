@@ -1,0 +1,204 @@
+"""Tests of tfgpt.search: beam search against greedy decoding and all possible targets."""
+
+import functools
+import itertools
+
+import numpy as np
+import pytest
+from layer_check import IS_TENSORFLOW, randomize, to_numpy
+
+from tfgpt import Transformer
+from tfgpt.search import beam_search
+
+START, END, PAD = 1, 2, 0
+VOCAB, MAX_LENGTH = 6, 5
+SOURCE = np.array([[3, 4, 5, 2], [5, 3, 2, 0], [4, 2, 0, 0]], "int32")
+
+
+@functools.cache
+def random_model(seed=0, **settings):
+    """Make a model once for all tests, with the programs that it compiled."""
+    options = {"num_layers": 2, "norm_first": True} | settings
+    model = Transformer(
+        d_model=8,
+        num_heads=2,
+        dff=12,
+        source_vocab_size=VOCAB,
+        target_vocab_size=VOCAB,
+        max_length=MAX_LENGTH,
+        **options,
+    )
+    return randomize(model, np.random.default_rng(seed))
+
+
+@pytest.fixture
+def model():
+    return random_model()
+
+
+def log_probabilities(model, source, targets):
+    """Return the log-probability of each token of targets (N, T), by one full pass."""
+    targets = np.asarray(targets)
+    inputs = np.insert(targets[:, :-1], 0, START, axis=1).astype("int32")
+    sources = np.repeat(source[None], len(targets), axis=0)
+    logits = to_numpy(model({"source": sources, "target": inputs})).astype("float64")
+    logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    return np.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+
+
+def scores_of(model, source, targets, length_penalty):
+    """Compute log p / ((5 + length) / 6)^length_penalty; padding after the end is free."""
+    targets = np.asarray(targets)
+    real = targets != PAD
+    totals = (log_probabilities(model, source, targets) * real).sum(axis=1)
+    return totals / ((5 + real.sum(axis=1)) / 6) ** length_penalty
+
+
+def greedy(model, source):
+    """Take the likeliest token, again and again, without a cache."""
+    target = []
+    while len(target) < MAX_LENGTH and END not in target:
+        candidates = [[*target, token] for token in range(1, VOCAB)]  # all but padding
+        chances = log_probabilities(model, source, candidates)[:, -1]
+        target = candidates[int(np.argmax(chances))]
+    return target
+
+
+def all_targets(length):
+    """List every target that has ended, or has `length` tokens, padded: (N, length)."""
+    rows = itertools.product(range(VOCAB), repeat=length)
+    inner = set(range(1, VOCAB)) - {END}
+
+    def is_target(row):
+        tokens = row[: row.index(END)] if END in row else row
+        rest = row[len(tokens) + 1 :]
+        return set(tokens) <= inner and not any(rest)
+
+    return np.array([row for row in rows if is_target(row)])
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("options", [{}, {"norm_first": False}, {"tie_embeddings": True}])
+def test_one_beam_is_greedy_decoding_without_a_cache(seed, options):
+    model = random_model(seed, **options)
+    token_ids, scores = beam_search(model, SOURCE, beam_size=1)
+    for row, row_scores, source in zip(token_ids, scores, SOURCE, strict=True):
+        target = greedy(model, source)
+        assert row.tolist() == [target + [PAD] * (MAX_LENGTH - len(target))]
+        np.testing.assert_allclose(row_scores, scores_of(model, source, [target], 0.6), atol=1e-4)
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 0.6, 2.0])
+def test_a_wide_beam_finds_the_best_of_all_targets(length_penalty):
+    # Four inner tokens: 1 + 4 + 4^2 = 21 beginnings of up to two tokens, all kept by 21
+    # beams, so the search is exhaustive for three steps: 1 + 4 + 4^2 + 4^3 = 85 targets.
+    targets = all_targets(3)
+    assert len(targets) == 85
+    for seed in range(2):
+        model = random_model(seed)
+        token_ids, scores = beam_search(
+            model, SOURCE, beam_size=21, length_penalty=length_penalty, max_new_tokens=3
+        )
+        for row, value, source in zip(token_ids[:, 0], scores[:, 0], SOURCE, strict=True):
+            expected = scores_of(model, source, targets, length_penalty)
+            np.testing.assert_array_equal(row, targets[np.argmax(expected)])
+            np.testing.assert_allclose(value, expected.max(), atol=1e-4)
+
+
+def test_more_beams_than_targets_show_by_their_scores(model):
+    # One step: five tokens are possible, padding is not.
+    _, scores = beam_search(model, SOURCE, beam_size=7, max_new_tokens=1)
+    assert (scores[:, :5] > -100).all() and (scores[:, 5:] < -1e8).all()
+
+
+def test_scores_belong_to_the_targets_and_descend(model):
+    token_ids, scores = beam_search(model, SOURCE, beam_size=4, length_penalty=0.6)
+    assert (np.diff(scores, axis=1) <= 0).all()
+    for rows, row_scores, source in zip(token_ids, scores, SOURCE, strict=True):
+        assert len({tuple(row) for row in rows}) == 4  # four different targets
+        np.testing.assert_allclose(row_scores, scores_of(model, source, rows, 0.6), atol=1e-4)
+
+
+def test_a_source_alone_and_in_a_padded_batch_has_the_same_result(model):
+    batch_ids, batch_scores = beam_search(model, SOURCE, beam_size=3)
+    for index, source in enumerate(SOURCE):
+        alone_ids, alone_scores = beam_search(model, source[source != PAD][None], beam_size=3)
+        np.testing.assert_array_equal(alone_ids[0], batch_ids[index])
+        np.testing.assert_allclose(alone_scores[0], batch_scores[index], atol=1e-5)
+
+
+def test_a_beam_finds_a_likelier_target_than_greedy_decoding(model):
+    one, four = (beam_search(model, SOURCE, beam_size=size)[1][:, 0] for size in (1, 4))
+    # A beam can lose the greedy target, but not with these weights.
+    assert (four >= one - 1e-5).all() and (four > one + 1e-3).any()
+
+
+def test_a_larger_penalty_gives_no_shorter_targets(model):
+    def length(penalty):
+        token_ids, _ = beam_search(model, SOURCE, beam_size=5, length_penalty=penalty)
+        return (token_ids[:, 0] != PAD).sum()
+
+    lengths = [length(penalty) for penalty in (0.0, 1.0, 8.0)]
+    assert lengths == sorted(lengths) and lengths[0] < lengths[-1]
+
+
+def test_nothing_follows_the_end_token_and_padding_is_never_chosen(model):
+    token_ids, _ = beam_search(model, SOURCE, beam_size=4)
+    for row in token_ids.reshape(-1, MAX_LENGTH):
+        real = row[row != PAD]
+        np.testing.assert_array_equal(row[: len(real)], real)
+        assert END not in real[:-1]
+
+
+def test_fewer_tokens_are_a_limit(model):
+    token_ids, _ = beam_search(model, SOURCE, beam_size=2, max_new_tokens=2)
+    assert token_ids.shape == (3, 2, 2)
+
+
+def test_other_lengths_penalties_and_limits_need_no_new_program(model):
+    model.__dict__.pop("search_programs", None)
+    for source, penalty, steps in ((SOURCE, 0.6, 5), (SOURCE[:, :3], 2.0, 3), (SOURCE, 0.0, 4)):
+        beam_search(model, np.maximum(source, 3), 1, 2, 2, penalty, steps)
+    assert len(model.search_programs) == 1
+    beam_search(model, SOURCE, beam_size=3)
+    assert len(model.search_programs) == 2
+
+
+def test_half_precision_finds_nearly_the_same_scores():
+    models = random_model(), random_model(dtype="mixed_bfloat16")
+    scores = [beam_search(model, SOURCE, beam_size=4)[1][:, 0] for model in models]
+    np.testing.assert_allclose(*scores, atol=0.15)
+
+
+@pytest.mark.skipif(not IS_TENSORFLOW, reason="uses TensorFlow's compiler")
+def test_compiled_and_eager_search_agree(model, monkeypatch):
+    from tfgpt import search
+
+    compiled = beam_search(model, SOURCE, beam_size=3)
+    model.__dict__.pop("search_programs")
+    monkeypatch.setattr(search, "compile_for", lambda model, function, arguments: function)
+    eager = beam_search(model, SOURCE, beam_size=3)
+    model.__dict__.pop("search_programs")
+    np.testing.assert_array_equal(compiled[0], eager[0])
+    np.testing.assert_allclose(compiled[1], eager[1], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"beam_size": 0}, ValueError, "beam_size must be an integer >= 1, got 0"),
+        ({"length_penalty": -1}, ValueError, "length_penalty must be >= 0"),
+        ({"length_penalty": float("nan")}, ValueError, "length_penalty must be >= 0"),
+        ({"max_new_tokens": 6}, ValueError, "at most the model's max_length=5, got 6"),
+        ({"end_id": 6}, ValueError, "end_id must be in"),
+        ({"source_ids": [[3, 6]]}, ValueError, "source_ids must be in"),
+        ({"source_ids": [3, 4]}, ValueError, r"must have shape \(B, S\)"),
+        ({"source_ids": [[3] * 6]}, ValueError, "at most max_length=5 positions, got 6"),
+        ({"source_ids": [[3, 2], [0, 0]]}, ValueError, "a row of padding only"),
+        ({"source_ids": [[0.5]]}, TypeError, "source_ids must be integers"),
+    ],
+)
+def test_wrong_input_is_named(model, options, error, message):
+    options = {"source_ids": SOURCE} | options
+    with pytest.raises(error, match=message):
+        beam_search(model, **options)
