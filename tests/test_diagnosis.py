@@ -175,10 +175,11 @@ def test_missing_texts_are_named(monkeypatch, tmp_path):
 
 def test_a_chinese_font_is_found_or_noted(monkeypatch):
     font_manager = pytest.importorskip("matplotlib.font_manager")
-    name = tfgpt.plotting.CJK_FONTS[-1]
+    name = tfgpt.figures.CJK_FONTS[-1]
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [])
     monkeypatch.setattr(font_manager.fontManager, "ttflist", [SimpleNamespace(name=name)])
     assert diagnosis.check_font() == ("ok", name, "")
-    monkeypatch.setattr(font_manager.fontManager, "ttflist", [SimpleNamespace(name="DejaVu")])
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [SimpleNamespace(name="DejaVu", fname="")])
     assert diagnosis.check_font()[:2] == ("note", "none")
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # as if it were not installed
     assert diagnosis.check_font()[:2] == ("note", "matplotlib not installed")

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
-from tfgpt import plotting
+from tfgpt import attention_plots, figures, plotting
 from tfgpt.training import WarmupSchedule
 
 pytest.importorskip("matplotlib")
@@ -53,19 +53,19 @@ def draw(figure, form="svg"):
 @pytest.fixture
 def no_cjk_font(monkeypatch):
     """A machine without fonts for Chinese."""
-    plotting.cjk_font.cache_clear()
-    monkeypatch.setattr(plotting, "CJK_FONTS", ("No Such Font",))
+    figures.cjk_font.cache_clear()
+    monkeypatch.setattr(figures, "CJK_FONTS", ("No Such Font",))
     yield
-    plotting.cjk_font.cache_clear()
+    figures.cjk_font.cache_clear()
 
 
 @pytest.fixture
 def some_cjk_font(monkeypatch):
     """A machine that has a font by one of the names (its glyphs do not matter here)."""
-    plotting.cjk_font.cache_clear()
-    monkeypatch.setattr(plotting, "CJK_FONTS", ("No Such Font", "DejaVu Serif"))
+    figures.cjk_font.cache_clear()
+    monkeypatch.setattr(figures, "CJK_FONTS", ("No Such Font", "DejaVu Serif"))
     yield "DejaVu Serif"
-    plotting.cjk_font.cache_clear()
+    figures.cjk_font.cache_clear()
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -98,7 +98,8 @@ def test_a_file_that_cannot_be_written_is_refused_before_drawing(tmp_path, monke
     def draw_nothing(*arguments, **options):
         raise AssertionError("a figure was drawn")
 
-    monkeypatch.setattr(plotting, "new_figure", draw_nothing)
+    for module in (plotting, attention_plots):
+        monkeypatch.setattr(module, "new_figure", draw_nothing)
     for bad in ("figure.docx", "figure", tmp_path / "figure.txt"):
         with pytest.raises(ValueError, match=r"save must end in one of .*\.pdf, .*got '.*figure"):
             FIGURES[name](save=bad)
@@ -303,22 +304,22 @@ def test_a_font_installed_after_matplotlib_wrote_its_list_is_found(monkeypatch):
     broken = __file__  # no font: left out
     others = [font for font in manager.ttflist if font.name != "DejaVu Serif"]
     monkeypatch.setattr(manager, "ttflist", others)
-    monkeypatch.setattr(plotting, "CJK_FONTS", ("DejaVu Serif",))
+    monkeypatch.setattr(figures, "CJK_FONTS", ("DejaVu Serif",))
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [broken, path])
-    plotting.cjk_font.cache_clear()
-    assert plotting.installed_cjk_font() is None
+    figures.cjk_font.cache_clear()
+    assert figures.installed_cjk_font() is None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert plotting.cjk_font() == "DejaVu Serif"
-    plotting.cjk_font.cache_clear()
+        assert figures.cjk_font() == "DejaVu Serif"
+    figures.cjk_font.cache_clear()
 
 
 @pytest.mark.parametrize("form", ["png", "svg", "pdf"])
 def test_chinese_is_drawn_where_a_font_for_it_is_installed(form):
-    plotting.cjk_font.cache_clear()
+    figures.cjk_font.cache_clear()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        font = plotting.cjk_font()
+        font = figures.cjk_font()
     if font is None:
         pytest.skip("no font with Chinese characters is installed")
     title = "床前明月光疑是地上霜" * 4

@@ -8,7 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-import tfgpt
+from tfgpt.figures import (
+    LABEL_SIZE,
+    cell_side,
+    check_labels,
+    check_save,
+    finish,
+    label_axes,
+    new_figure,
+    readable,
+    visible,
+)
 from tfgpt.validation import check_positive
 from tfgpt.viewer import check_arrays, check_axis, choose_axes, view_attention
 
@@ -61,7 +71,7 @@ def plot_attention_weights(
         >>> len(figure.axes)  # one head and the colour bar
         2
     """
-    tfgpt.plotting.check_save(save, pages=True)
+    check_save(save, pages=True)
     check_positive("max_heads", max_heads)
     check_positive("max_tokens", max_tokens)
     weights = one_layer(weights)
@@ -80,7 +90,7 @@ def plot_attention_weights(
     if is_page(save):
         notes += heads_notes(heads, chosen)
         save_page(save, shown[chosen], *tokens, title, notes, max_tokens)
-    return tfgpt.plotting.finish(figure, title, None if is_page(save) else save)
+    return finish(figure, title, None if is_page(save) else save)
 
 
 def plot_attention_overview(
@@ -127,7 +137,7 @@ def plot_attention_overview(
         >>> figure.axes[0].get_yticklabels()[0].get_text()
         'decoder/0/cross\\n3 × 3'
     """
-    tfgpt.plotting.check_save(save, pages=True)
+    check_save(save, pages=True)
     check_positive("max_tokens", max_tokens)
     weights = choose_layers(weights, layers)
     sizes = {name: array.shape[-2:] for name, array in weights.items()}
@@ -150,7 +160,7 @@ def plot_attention_overview(
         tokens = [first_labels(labels, max_tokens) for labels in (query_tokens, key_tokens)]
         notes += heads_notes(heads, columns)
         save_page(save, shown, *tokens, title, notes, max_tokens)
-    return tfgpt.plotting.finish(figure, title, None if is_page(save) else save)
+    return finish(figure, title, None if is_page(save) else save)
 
 
 def one_layer(weights):
@@ -223,8 +233,8 @@ def labels_of_both(query_tokens, key_tokens, sizes, max_tokens):
     """Return the first labels of queries and keys; raise unless there is one per position."""
     if key_tokens is None and sizes[0] == sizes[1]:
         key_tokens = query_tokens
-    tfgpt.plotting.check_labels("query_tokens", query_tokens, sizes[0])
-    tfgpt.plotting.check_labels("key_tokens", key_tokens, sizes[1])
+    check_labels("query_tokens", query_tokens, sizes[0])
+    check_labels("key_tokens", key_tokens, sizes[1])
     return first_labels(query_tokens, max_tokens), first_labels(key_tokens, max_tokens)
 
 
@@ -272,7 +282,7 @@ def heads_notes(heads, chosen):
 def row_label(name, size, max_tokens):
     """Write a layer's name and its queries x keys; where it was cut, what is shown of them."""
     numbers = [f"{max_tokens} of {part}" if part > max_tokens else str(part) for part in size]
-    return f"{tfgpt.plotting.visible(name)}\n" + " \u00d7 ".join(numbers)
+    return f"{visible(name)}\n" + " \u00d7 ".join(numbers)
 
 
 def write_notes(figure, notes):
@@ -293,17 +303,17 @@ def draw_heads(weights, titles, query_tokens, key_tokens, real):
     Returns:
         matplotlib Figure.
     """
-    side = tfgpt.plotting.cell_side(weights.shape[1:], query_tokens, key_tokens)
+    side = cell_side(weights.shape[1:], query_tokens, key_tokens)
     columns = min(len(weights), 4, int(22 / side))
     rows = -(-len(weights) // columns)
-    figure, axes = tfgpt.plotting.new_figure(rows, columns, size=(side, side))
+    figure, axes = new_figure(rows, columns, size=(side, side))
     for axis in axes.flat[len(weights) :]:
         axis.set_visible(False)
     for axis, title, values in zip(axes.flat, titles, weights, strict=False):
         values = np.where(real[:, None], values, np.nan)  # NaN shows the page below
         image = axis.imshow(values, vmin=0, vmax=1, cmap="viridis", aspect="auto")
         axis.set_facecolor(PADDING_COLOUR)
-        tfgpt.plotting.label_axes(axis, query_tokens, key_tokens)
+        label_axes(axis, query_tokens, key_tokens)
         padded = np.flatnonzero(~real) if query_tokens is not None else []
         for row in padded:
             axis.get_yticklabels()[row].set_color(PADDING_LABEL)
@@ -328,18 +338,18 @@ def draw_thumbnails(layers, rows, columns):
     cell = min(max(11 / len(columns), 0.5), 1.2)  # inches
     longest = max(len(line) for row in rows for line in row.split("\n"))
     size = (cell * len(columns) + 0.07 * longest + 1.0, max(cell * len(rows) + 1.2, 2.4))
-    figure, ((axis,),) = tfgpt.plotting.new_figure(1, 1, size=size)
+    figure, ((axis,),) = new_figure(1, 1, size=size)
     scale = PowerNorm(0.5, vmin=0, vmax=1)
     for row, heads in enumerate(layers):
         for column, values in enumerate(heads):
             left, right = column - HALF_THUMBNAIL, column + HALF_THUMBNAIL
             place = (left, right, row + HALF_THUMBNAIL, row - HALF_THUMBNAIL)
             image = axis.imshow(values, norm=scale, extent=place, aspect="auto")
-    names, font = tfgpt.plotting.readable(rows)
+    names, font = readable(rows)
     axis.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5), xlabel="head")
     axis.set_xticks(range(len(columns)), columns)
     axis.set_yticks(range(len(rows)), names, **font)
-    axis.tick_params(length=0, labelsize=tfgpt.plotting.LABEL_SIZE)
+    axis.tick_params(length=0, labelsize=LABEL_SIZE)
     axis.xaxis.tick_top()
     axis.xaxis.set_label_position("top")
     axis.spines[:].set_visible(False)

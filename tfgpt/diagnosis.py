@@ -284,16 +284,14 @@ def check_texts():
 
 def check_font():
     """Look for a font that can show Chinese characters in figures."""
+    from tfgpt.figures import installed_cjk_font, newly_installed_cjk_font
+
     try:
-        from matplotlib import font_manager
+        font = installed_cjk_font() or newly_installed_cjk_font()
     except ImportError:
         return "note", "matplotlib not installed", "Figures need it: pip install matplotlib."
-    from tfgpt.plotting import CJK_FONTS
-
-    installed = {font.name for font in font_manager.fontManager.ttflist}
-    for font in CJK_FONTS:
-        if font in installed:
-            return "ok", font, ""
+    if font:
+        return "ok", font, ""
     advice = "Figures show code points. Install Noto Sans CJK (Debian: fonts-noto-cjk)."
     return "note", "none", advice
 
