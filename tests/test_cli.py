@@ -21,6 +21,15 @@ FILES = {
     "attention.png",
     "sample.txt",
 }
+TRANSLATION_FILES = {
+    "attention.html",
+    "checkpoint",
+    "history.csv",
+    "loss.png",
+    "scores.txt",
+    "translations.tsv",
+    "translator",
+}
 
 
 @pytest.fixture
@@ -39,6 +48,9 @@ def small_text(tmp_path):
         (["demo", "--corpus", "{short}"], "corpus must have more than 1,285 characters"),
         (["demo", "--corpus", "{text}", "--steps", "0"], "steps must be an integer >= 1, got 0"),
         (["generate", "--run-dir", "nothing"], "--run-dir must hold a trained model"),
+        (["train-translation", "--corpus", "{text}"], "source and translation on every line, .*1"),
+        (["train-translation", "--steps", "0"], "steps must be an integer >= 1, got 0"),
+        (["translate", "", "--checkpoint", "nothing"], "folder must be verses_en-es, .*'nothing'"),
     ],
 )
 def test_wrong_input_gives_one_line_and_writes_nothing(
@@ -50,7 +62,7 @@ def test_wrong_input_gives_one_line_and_writes_nothing(
     names = {name: tmp_path / name for name in ("empty", "latin1", "short")}
     arguments = [argument.format(text=small_text, **names) for argument in arguments]
     run_dir = tmp_path / "run"
-    if arguments[0] == "demo":
+    if arguments[0] in ("demo", "train-translation"):
         arguments += ["--run-dir", str(run_dir)]
 
     assert cli.main(arguments) == 2
@@ -85,20 +97,28 @@ def test_demo_writes_its_files_and_generate_continues_a_prompt(tmp_path, small_t
 
 
 @pytest.mark.slow
-def test_ctrl_c_keeps_the_work_so_far(tmp_path, small_text):
+@pytest.mark.parametrize(
+    ("command", "files"), [("demo", FILES), ("train-translation", TRANSLATION_FILES)]
+)
+def test_ctrl_c_keeps_the_work_so_far(tmp_path, small_text, command, files):
     run_dir = tmp_path / "run"
-    command = [sys.executable, "-m", "tfgpt", "demo", "--corpus", str(small_text)]
+    corpus = small_text
+    if command == "train-translation":
+        corpus = tmp_path / "pairs.tsv"
+        lines = [f"{i % 50}.{i}\tone {i}\tuno {i}\n" for i in range(500)]
+        corpus.write_text("".join(lines), encoding="utf-8")
     process = subprocess.Popen(
-        [*command, "--steps", "100000", "--run-dir", str(run_dir)],
+        [sys.executable, "-m", "tfgpt", command, "--corpus", str(corpus)]
+        + ["--steps", "100000", "--run-dir", str(run_dir)],
         stdout=subprocess.PIPE,
         text=True,
         encoding="utf-8",
     )
-    limit = time.monotonic() + 120
+    limit = time.monotonic() + 240
     while not (run_dir / "history.csv").exists() and time.monotonic() < limit:
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=240)
     assert process.returncode == 0
     assert "the work so far is kept" in output
-    assert {path.name for path in run_dir.iterdir()} == FILES
+    assert {path.name for path in run_dir.iterdir()} == files

@@ -179,7 +179,9 @@ def test_a_chinese_font_is_found_or_noted(monkeypatch):
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [])
     monkeypatch.setattr(font_manager.fontManager, "ttflist", [SimpleNamespace(name=name)])
     assert diagnosis.check_font() == ("ok", name, "")
-    monkeypatch.setattr(font_manager.fontManager, "ttflist", [SimpleNamespace(name="DejaVu", fname="")])
+    monkeypatch.setattr(
+        font_manager.fontManager, "ttflist", [SimpleNamespace(name="DejaVu", fname="")]
+    )
     assert diagnosis.check_font()[:2] == ("note", "none")
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # as if it were not installed
     assert diagnosis.check_font()[:2] == ("note", "matplotlib not installed")

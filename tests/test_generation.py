@@ -324,3 +324,37 @@ def test_every_prompt_length_is_read_in_chunks_that_fit_the_context(context):
             window = result[:, max(0, place - context) : place]
             expected = np.asarray(model(window))[:, -1].argmax(axis=-1)
             np.testing.assert_array_equal(result[:, place], expected)
+
+
+@pytest.mark.requires_tensorflow
+def test_where_xla_fails_the_plain_function_runs_with_one_notice():
+    import tensorflow as tf
+
+    from tfgpt.generation import compile_with_xla
+
+    def double(x):
+        text = tf.strings.as_string(x)  # XLA knows no strings
+        return 2.0 * tf.strings.to_number(text)
+
+    run = compile_with_xla(double, (tf.constant([1.0, 2.0]),))
+    with pytest.warns(UserWarning, match="XLA failed on this machine") as caught:
+        assert run(tf.constant([1.0, 2.0])).numpy().tolist() == [2.0, 4.0]
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run(tf.constant([3.0, 4.0])).numpy().tolist() == [6.0, 8.0]
+
+
+@pytest.mark.requires_tensorflow
+def test_an_error_without_xla_is_raised():
+    import tensorflow as tf
+
+    from tfgpt.generation import compile_with_xla
+
+    def check(x):
+        with tf.control_dependencies([tf.debugging.assert_positive(x, "must be positive")]):
+            return tf.strings.to_number(tf.strings.as_string(x))
+
+    run = compile_with_xla(check, (tf.constant([1.0]),))
+    with pytest.warns(UserWarning, match="XLA failed"), pytest.raises(tf.errors.OpError):
+        run(tf.constant([-1.0]))

@@ -295,6 +295,11 @@ class MultiHeadAttention(MaskedLayer):
         heads = weighted_sum(dropped, value)  # (B, H, T, K)
         return self.output_projection(self.merge_heads(heads)), weights
 
+    def make_cache(self, batch_size, length):
+        """Make the empty memory of `decode`: keys and values, zeros (B, H, C, K) each."""
+        shape = (batch_size, self.num_heads, length, self.head_dim)
+        return tuple(ops.zeros(shape, dtype=self.compute_dtype) for _ in ("keys", "values"))
+
     def decode(self, x, cache, start, mask):
         """Attend from new tokens to all tokens so far.
 

@@ -140,11 +140,7 @@ def compiled_loop(model, arguments, greedy, filtered):
 def compile_for(model, function, arguments):
     """Compile a function of the model with the compiler of the backend."""
     if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return tf.function(function, jit_compile=True, autograph=False).get_concrete_function(
-            *arguments
-        )
+        return compile_with_xla(function, arguments)
     if keras.backend.backend() == "jax":
         import jax
 
@@ -156,6 +152,43 @@ def compile_for(model, function, arguments):
 
         return lambda *arguments: stateless([v.value for v in model.variables], *arguments)
     return function
+
+
+def compile_with_xla(function, arguments):
+    """Compile a function with XLA; where XLA fails, run it as a plain tf.function.
+
+    Args:
+        function: function of tensors.
+        arguments: tensors; only their shapes and dtypes count.
+
+    Returns:
+        function of tensors of these shapes. If XLA fails in its first call, it warns
+        once and gives the same result more slowly.
+    """
+    import tensorflow as tf
+
+    def trace(jit_compile, arguments):
+        return tf.function(
+            function, jit_compile=jit_compile, autograph=False
+        ).get_concrete_function(*arguments)
+
+    programs = [trace(True, arguments)]
+
+    def run(*arguments):
+        try:
+            return programs[-1](*arguments)
+        except tf.errors.OpError as error:
+            if len(programs) == 2:
+                raise
+            warnings.warn(
+                "XLA failed on this machine; going on without it, more slowly. `tfgpt doctor` "
+                f"says more. XLA's message begins: {error.message[:200]}",
+                stacklevel=2,
+            )
+            programs.append(trace(False, arguments))
+            return programs[-1](*arguments)
+
+    return run
 
 
 def decode_loop(model, token_ids, points, length, total, numbers, greedy, filtered):

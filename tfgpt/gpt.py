@@ -205,9 +205,9 @@ class GPT(keras.Model):
         Returns:
             tuple of L pairs of zeros (B, H, C, K) in the compute dtype.
         """
-        shape = (batch_size, self.num_heads, length, self.d_model // self.num_heads)
-        empty = ops.zeros(shape, dtype=self.compute_dtype)
-        return tuple((empty, empty) for _ in range(self.num_layers))
+        return tuple(
+            layer.self_attention.make_cache(batch_size, length) for layer in self.decoder_layers
+        )
 
     def decode(self, token_ids, caches, start):
         """Run new tokens only; earlier ones are known by their keys and values.

@@ -253,9 +253,7 @@ class Decoder(LayerStack):
 
     def make_caches(self, batch_size, length):
         """Make the empty memory of `decode`; see `GPT.make_caches`."""
-        shape = (batch_size, self.num_heads, length, self.d_model // self.num_heads)
-        empty = ops.zeros(shape, dtype=self.compute_dtype)
-        return tuple((empty, empty) for _ in self.layers)
+        return tuple(layer.self_attention.make_cache(batch_size, length) for layer in self.layers)
 
     def make_memories(self, encoder_output):
         """Make each layer's cross-attention keys and values, once for all steps.

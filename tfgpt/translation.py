@@ -163,19 +163,40 @@ def make_model(settings, vocab_size):
 
 
 def write_scores(translator, test, training, language, folder):
-    """Translate the test pairs; write and print scores, examples and one alignment."""
+    """Translate the test pairs; write and print scores, examples and one alignment.
+
+    Args:
+        translator: Translator.
+        test: Pairs of chapters that it has never seen.
+        training: Pairs, for the most frequent sentence.
+        language: str, of the targets.
+        folder: Path to write to.
+
+    Returns:
+        dict of scores, as `score_translations` returns it.
+    """
     test = short_pairs(test, translator.tokenizer, translator.max_length)
     hypotheses = translator.translate(test.sources)
     scores = score_translations(
         hypotheses, test.targets, test.sources, training.targets, language=language
     )
-    table = format_scores(scores)
+    table = "\n".join((loss_line(translator, test), format_scores(scores)))
     (folder / "scores.txt").write_text(table + "\n", encoding="utf-8")
     rows = zip(test.sources, hypotheses, test.targets, strict=True)
     lines = ["\t".join(row) for row in (("source", "translation", "reference"), *rows)]
     (folder / "translations.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    translator.align(test.sources[0]).view(title=test.sources[0], save=folder / "attention.html")
+    translator.align(test.sources[0]).view(test.sources[0], save=folder / "attention.html")
     for line in lines[1:4]:
         print("\n".join(("", *line.split("\t"))))
-    print(f"\n{len(test):,} test pairs of unseen chapters\n{table}\nEverything is in {folder}.")
+    print(f"\n{table}\nEverything is in {folder}.")
     return scores
+
+
+def loss_line(translator, test):
+    """Say in one line how surprised the model is by the reference translations."""
+    windows = pair_windows(encode_pairs(test, translator.tokenizer), [translator.max_length], 2048)
+    loss = tfgpt.evaluate(translator.model, windows)["loss"]
+    return (
+        f"{len(test):,} test pairs of unseen chapters: loss {loss:.3f} nats per token, "
+        f"perplexity {tfgpt.perplexity(loss):.2f}"
+    )
