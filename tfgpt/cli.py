@@ -65,6 +65,7 @@ def make_parser():
     train.add_argument("--run-dir", default="runs/translation", help="folder for all results")
     train.add_argument("--small", action="store_true", help="small sizes, under three minutes")
     train.add_argument("--steps", type=int, help="training steps")
+    train.add_argument("--dropout", type=float, help="more for fewer pairs, at least 0, below 1")
     train.add_argument("--seed", type=int, default=0, help="seed of weights and batches")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     train.add_argument("--language", help="of the targets, for the stemmer of METEOR")
@@ -124,14 +125,17 @@ def run_generate(options):
 
 def run_train_translation(options):
     """Train and score, with the options of `tfgpt train-translation`."""
+    from dataclasses import replace
+
     from tfgpt import translation
 
+    settings = translation.SMALL if options.small else translation.TranslationSettings()
+    asked = {"steps": options.steps, "dropout": options.dropout}
     translation.train_translation(
         options.corpus,
         options.target_file,
         options.run_dir,
-        translation.SMALL if options.small else None,
-        options.steps,
+        replace(settings, **{name: value for name, value in asked.items() if value is not None}),
         options.seed,
         options.resume,
         options.language,

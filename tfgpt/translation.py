@@ -4,7 +4,7 @@ Everything a training makes goes into one folder: checkpoint, history.csv, loss.
 translator (config, weights, tokenizer), scores.txt, translations.tsv, attention.html.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import tfgpt
@@ -61,7 +61,6 @@ def train_translation(
     target_file=None,
     run_dir="runs/translation",
     settings=None,
-    steps=None,
     seed=0,
     resume=False,
     language=None,
@@ -73,7 +72,6 @@ def train_translation(
         target_file: file of translations, if corpus is a file of sources.
         run_dir: folder to write to; an earlier run there is kept beside it.
         settings: TranslationSettings; None: the default sizes.
-        steps: int >= 1, training steps; None: as in the settings.
         seed: int >= 0, seeds initial weights, dropout and the order of batches.
         resume: bool, go on from the last checkpoint in run_dir.
         language: str, the language of the targets, such as "spanish": the stemmer of
@@ -87,7 +85,6 @@ def train_translation(
         ValueError: if the corpus is unusable or an argument is outside its range.
     """
     settings = settings or TranslationSettings()
-    settings = settings if steps is None else replace(settings, steps=steps)
     training, validation, test = split_pairs(load_pairs(corpus, target_file))
     folder = Path(run_dir)
     if not resume:
