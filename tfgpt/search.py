@@ -24,7 +24,7 @@ def beam_search(
     start_id=1,
     end_id=2,
     beam_size=4,
-    length_penalty=0.6,
+    length_penalty=1.0,
     max_new_tokens=None,
 ):
     """Translate ids, keeping the best `beam_size` beginnings at every step.
