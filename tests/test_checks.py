@@ -85,6 +85,101 @@ def test_a_wrong_answer_names_the_case_and_ends_with_the_hint(double, answer, me
     assert str(raised.value).endswith(double.cases[edge].hint)
 
 
+def my_beam_step(log_probs, totals):
+    """The solution of notebook 07."""
+    best = np.argsort(-(totals[:, None] + log_probs).ravel())[: len(totals)]
+    return best // log_probs.shape[1], best % log_probs.shape[1]
+
+
+def best_of_each_beam(log_probs, totals):
+    """Forget that two winners may continue one beam."""
+    tokens = log_probs.argmax(axis=1)
+    order = np.argsort(-(totals + log_probs.max(axis=1)))
+    return order, tokens[order]
+
+
+def without_totals(log_probs, totals):
+    return my_beam_step(log_probs, 0 * totals)
+
+
+def worst_first(log_probs, totals):
+    return [part[::-1] for part in my_beam_step(log_probs, totals)]
+
+
+def pairs_of_beams(log_probs, totals):
+    return np.transpose(my_beam_step(log_probs, totals))
+
+
+def runs(words, n):
+    return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+
+
+def without_clipping(hypothesis, reference, n):
+    known = runs(reference, n)
+    return np.mean([run in known for run in runs(hypothesis, n)])
+
+
+def recall(hypothesis, reference, n):
+    return EXERCISES["modified precision"].reference(reference, hypothesis, n)
+
+
+def single_words_only(hypothesis, reference, n):
+    return EXERCISES["modified precision"].reference(hypothesis, reference, 1)
+
+
+def without_an_edge_case(hypothesis, reference, n):
+    found = runs(hypothesis, n)
+    right = EXERCISES["modified precision"].reference(hypothesis, reference, n) * len(found)
+    return np.float64(right) / len(found) if found else np.nan
+
+
+def with_equal_places(places):
+    return sum(a >= b for i, a in enumerate(places) for b in places[i + 1 :])
+
+
+def only_neighbours(places):
+    return int((np.diff(places) < 0).sum())
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "message"),
+    [
+        ("length penalty", lambda n, alpha: 5 + n / 6, "alpha 1: the value is 6.1"),
+        ("length penalty", lambda n, alpha: (5 + n) / 6, "alpha 0.6: the value is 4.1"),
+        ("length penalty", lambda n, alpha: (5 + n) ** alpha / 6, "alpha 0.6: .*whole fraction"),
+        ("beam step", lambda log_probs, totals: [0] * len(totals), "one beam: the shape is"),
+        ("beam step", best_of_each_beam, "both winners continue one beam: .*not one of each"),
+        ("beam step", pairs_of_beams, r"one beam: the shape is \(1, 2\), expected \(2, 1\)"),
+        ("beam step", without_totals, "both winners continue one beam: .*Add the totals"),
+        ("beam step", worst_first, "both winners continue one beam: the value"),
+        ("modified precision", recall, "single words: .*not in the reference"),
+        ("modified precision", without_clipping, "a repeated word: the value is 1.0, .*only two"),
+        ("modified precision", single_words_only, "pairs of words: .*side by side"),
+        ("modified precision", without_an_edge_case, "edge case: fewer than n words: .* is nan"),
+        ("crossings", only_neighbours, "the reverse order: the value is 3, expected 6"),
+        ("crossings", with_equal_places, "equal places: the value is 3, expected 2"),
+    ],
+)
+def test_a_typical_mistake_in_translation_gets_its_hint(name, answer, message):
+    with pytest.raises(AssertionError, match=f"^{name}, {message}"):
+        check(name, answer)
+
+
+def test_the_beam_step_of_the_solution_is_right():
+    assert check("beam step", my_beam_step)
+
+
+def test_the_modified_precision_is_that_of_sacrebleu():
+    metric = pytest.importorskip("sacrebleu").metrics.BLEU(tokenize="none")
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        texts = [list(generator.choice(list("abc"), length)) for length in (7, 9)]
+        score = metric.corpus_score([" ".join(texts[0])], [[" ".join(texts[1])]])
+        for n, count, total in zip(range(1, 5), score.counts, score.totals, strict=True):
+            precision = EXERCISES["modified precision"].reference(*texts, n)
+            assert precision == pytest.approx(count / total)
+
+
 def test_small_differences_are_allowed_up_to_the_tolerance(double):
     assert check("double", lambda x: np.asarray(x) * 2.0 + 0.9e-3)
     with pytest.raises(AssertionError, match="the value"):

@@ -143,7 +143,7 @@ def test_long_pairs_are_left_out_with_a_notice(capsys):
     # Bytes: a space before the text and the end token after it make 5 and 7 tokens.
     pairs = Pairs(["abc", "abcde", "abc"], ["a", "a", "abcde"], ["0", "1", "2"])
     assert short_pairs(pairs, tokenizer, 5).groups == ["0"]
-    assert capsys.readouterr().out == "2 pairs of more than 5 tokens are left out.\n"
+    assert capsys.readouterr().out == "Left out, more than 5 tokens: 2 of 3 pairs.\n"
     assert short_pairs(pairs, tokenizer, 7) == pairs
     assert capsys.readouterr().out == ""
     with pytest.raises(ValueError, match="some of at most 4 tokens, got none"):

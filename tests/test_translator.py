@@ -118,7 +118,12 @@ def test_an_alignment_has_one_label_per_row_and_column(translator):
     }
     for weights in alignment.weights.values():
         np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-5)
-    assert "c a b" not in alignment.view(title="t").to_html()  # tokens, not the text
+    view = alignment.view(title="t")
+    groups = [layer["group"] for layer in view.content["layers"]]
+    assert groups == ["decoder cross", "encoder", "decoder self"]
+    page = view.to_html()
+    assert "c a b" not in page  # tokens, not the text
+    assert "t (each decoder row writes the token of the next row)" in page
 
 
 def test_without_a_target_the_translators_own_words_are_aligned(translator):

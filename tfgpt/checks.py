@@ -472,18 +472,18 @@ EXERCISES = {
         (
             Case(
                 "single words",
-                ("the cat sat".split(), "the cat is here".split(), 1),
+                (["the", "cat", "sat"], ["the", "cat", "is", "here"], 1),
                 "Divide by the number of runs in the hypothesis, not in the reference.",
             ),
             Case(
                 "a repeated word",
-                (["the"] * 7, "the cat is on the mat".split(), 1),
+                (["the"] * 7, ["the", "cat", "is", "on", "the", "mat"], 1),
                 "The reference has it twice, so only two of the seven count.",
             ),
             Case(
                 "pairs of words",
-                ("a cat sat on the mat".split(), "the cat sat on a mat".split(), 2),
-                "Words must stand side by side, in the same order: 5 runs here.",
+                (["one", "cat", "and", "the", "dog"], ["the", "cat", "and", "one", "dog"], 2),
+                "Words must stand side by side, in the same order: 4 runs here.",
             ),
             Case(
                 "edge case: fewer than n words",

@@ -174,7 +174,8 @@ def short_pairs(pairs, tokenizer, max_length):
     if not len(short):
         raise ValueError(f"pairs must hold some of at most {max_length} tokens, got none.")
     if len(short) < len(pairs):
-        print(f"{len(pairs) - len(short):,} pairs of more than {max_length} tokens are left out.")
+        count = len(pairs) - len(short)
+        print(f"Left out, more than {max_length} tokens: {count:,} of {len(pairs):,} pairs.")
     return short
 
 

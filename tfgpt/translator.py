@@ -41,11 +41,24 @@ class Alignment:
     output_tokens: list
 
     def view(self, title=None, save=None):
-        """Show the weights in the interactive page; see `tfgpt.viewer.view_attention`."""
+        """Show the weights in the interactive page; see `tfgpt.viewer.view_attention`.
+
+        Args:
+            title: str above the page, or None.
+            save: path of an .html file to write, or None.
+
+        Returns:
+            AttentionView. Cross-attention comes first. The decoder's rows are the tokens
+            that it read.
+        """
         from tfgpt.viewer import view_attention
 
         tokens = {"encoder": self.source_tokens, "decoder": self.input_tokens}
-        return view_attention(self.weights, tokens, title=title, save=save)
+        rows = "each decoder row writes the token of the next row"
+        title = f"{title} ({rows})" if title else rows
+        names = sorted(self.weights, key=lambda name: not name.endswith("/cross"))
+        weights = {name: self.weights[name] for name in names}
+        return view_attention(weights, tokens, title=title, save=save)
 
 
 class Translator:
