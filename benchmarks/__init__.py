@@ -1,0 +1,1 @@
+"""Benchmarks of tfgpt beside other libraries; each is run with `python -m`."""
