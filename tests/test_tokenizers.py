@@ -1,5 +1,7 @@
 """Tests of tfgpt.tokenizers: text to ids and back, without loss."""
 
+import copy
+import pickle
 import random
 
 import numpy as np
@@ -158,6 +160,13 @@ def test_special_tokens_typed_by_a_user_are_encoded_as_plain_text(bpe, text):
 def test_special_tokens_in_the_training_text_stay_plain_text_too():
     tokenizer = BPETokenizer.train("<end> <pad>" * 200, vocab_size=300)
     assert min(tokenizer.encode("<end><pad> <end>")) > tokenizer.end_id
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_copy_takes_special_words_for_text_as_well(copied):
+    tokenizer = copied(BPETokenizer.train("<end> <pad>" * 200, vocab_size=300))
+    assert min(tokenizer.encode("<end><pad> <end>")) > tokenizer.end_id
+    assert tokenizer.decode(tokenizer.encode("a<end>b")) == "a<end>b"
 
 
 def test_special_ids_are_first_and_decode_to_nothing(bpe):

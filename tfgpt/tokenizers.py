@@ -177,6 +177,10 @@ class BPETokenizer:
         # A user who types "<pad>" or "<end>" must not pad or end the text.
         self.library_tokenizer.encode_special_tokens = True
 
+    def __setstate__(self, state):
+        # The library forgets the setting when it is pickled or copied.
+        self.__init__(**state)
+
     @classmethod
     def train(cls, texts, vocab_size):
         """Learn merges from texts.
