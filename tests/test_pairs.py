@@ -59,6 +59,11 @@ def test_tsv_files_and_two_files_give_the_same_pairs(tmp_path):
     assert load_pairs(three_columns).groups == ["a", "b"]
 
 
+def test_an_id_without_a_dot_names_its_chapter(tmp_path):
+    pairs = load_pairs(write(tmp_path, "letter\ta\tb\nletter\tc\td\nstory.7.1\te\tf\n"))
+    assert pairs.groups == ["letter", "letter", "story.7"]
+
+
 def test_without_ids_neighbouring_lines_form_a_group(tmp_path):
     pairs = load_pairs(write(tmp_path, "".join(f"s{i}\tt{i}\n" for i in range(45))))
     assert [pairs.groups.count(group) for group in ("0", "1", "2")] == [20, 20, 5]
@@ -67,11 +72,11 @@ def test_without_ids_neighbouring_lines_form_a_group(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a\tb\nonly one\nc\td\n", "got 1 columns on line 2 of .*pairs.tsv"),
-        ("a\tb\n\nc\td\n", "got 1 columns on line 2"),
+        ("a\tb\nonly one\nc\td\n", r"got 1 column\(s\) on line 2 of .*pairs.tsv"),
+        ("a\tb\n\nc\td\n", "got an empty line on line 2"),
         ("a\tb\nc\t \n", "got an empty text on line 2"),
-        ("a\tb\n1\tc\td\n", "got 3 columns on line 2"),
-        ("a\tb\tc\td\n", "got 4 columns on line 1"),
+        ("a\tb\n1\tc\td\n", r"got 3 column\(s\) on line 2"),
+        ("a\tb\tc\td\n", r"got 4 column\(s\) on line 1"),
         (" \n", "corpus must not be empty"),
     ],
 )

@@ -47,8 +47,9 @@ def load_pairs(corpus, target_file=None):
 
     A TSV file holds on each line a source and its translation with a tab between,
     or id, source and translation; ids such as "Gen.1.3" name verse 3 of the chapter
-    "Gen.1". Without ids every 20 neighbouring lines count as one chapter. White
-    space around a text is dropped. A file may end with empty lines.
+    "Gen.1", an id without a dot is the name of a chapter. Without ids every 20
+    neighbouring lines count as one chapter. White space around a text is dropped. A
+    file may end with empty lines.
 
     Args:
         corpus: "verses_en-es", "verses_kjv-modern", the path of a TSV file, or the
@@ -98,16 +99,27 @@ def rows_to_pairs(rows, path):
     for number, row in enumerate(rows, start=1):
         texts = [text.strip() for text in row[-2:]]
         if len(row) not in (2, 3) or len(row) != columns or not all(texts):
-            what = "an empty text" if len(row) == columns in (2, 3) else f"{len(row)} columns"
             raise ValueError(
-                "corpus must have source and translation on every line, with a tab between "
-                f"(or id, source, translation), got {what} on line {number} of {path!r}."
+                "corpus must have source and translation on every line, with a tab between (or id, "
+                f"source, translation), got {fault(row, columns)} on line {number} of {path!r}."
             )
         sources.append(texts[0])
         targets.append(texts[1])
         has_id = columns == 3
-        groups.append(row[0].rpartition(".")[0] if has_id else f"{(number - 1) // LINES_PER_GROUP}")
+        groups.append(chapter_of(row[0]) if has_id else f"{(number - 1) // LINES_PER_GROUP}")
     return Pairs(sources, targets, groups)
+
+
+def fault(row, columns):
+    """Say what is wrong with a row of a file whose first row has so many columns."""
+    if not any(text.strip() for text in row):
+        return "an empty line"
+    return "an empty text" if len(row) == columns in (2, 3) else f"{len(row)} column(s)"
+
+
+def chapter_of(pair_id):
+    """Return the chapter of an id: "Gen.1.3" -> "Gen.1"; an id without a dot names one."""
+    return pair_id.rpartition(".")[0] or pair_id
 
 
 def split_pairs(pairs, share=0.05, seed=0):
