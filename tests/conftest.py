@@ -1,6 +1,7 @@
 """What all tests share: quiet logs, one seed, and a mark for TensorFlow's own features."""
 
 import os
+import signal
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -11,6 +12,8 @@ import pytest  # noqa: E402
 
 
 def pytest_configure(config):
+    # A shell that runs a command in the background starts it with Ctrl-C ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line(
         "markers",
         "requires_tensorflow: uses tf.function, XLA, GradientTape or export; skipped elsewhere",
