@@ -193,6 +193,8 @@ def test_compiled_and_eager_search_agree(model, monkeypatch):
         ({"length_penalty": float("nan")}, ValueError, "length_penalty must be >= 0"),
         ({"max_new_tokens": 6}, ValueError, "at most the model's max_length=5, got 6"),
         ({"end_id": 6}, ValueError, "end_id must be in"),
+        ({"end_id": 1}, ValueError, "end_id must differ from start_id=1 .* pad_id=0, got 1"),
+        ({"end_id": 0}, ValueError, "end_id must differ from .*, got 0"),
         ({"source_ids": [[3, 6]]}, ValueError, "source_ids must be in"),
         ({"source_ids": [3, 4]}, ValueError, r"must have shape \(B, S\)"),
         ({"source_ids": [[3] * 6]}, ValueError, "at most max_length=5 positions, got 6"),

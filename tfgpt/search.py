@@ -69,6 +69,11 @@ def beam_search(
     check_search(model, beam_size, length_penalty, max_new_tokens)
     for name, token_id in (("start_id", start_id), ("end_id", end_id)):
         check_token_ids(name, np.asarray(token_id), model.target_vocab_size)
+    if end_id in (start_id, model.pad_id):
+        raise ValueError(
+            f"end_id must differ from start_id={start_id} and the model's pad_id={model.pad_id}, "
+            f"got {end_id}."
+        )
     source = check_source(model, source_ids)
     room = min(-(-source.shape[1] // SOURCE_STEP) * SOURCE_STEP, max_length) - source.shape[1]
     source = np.pad(source, ((0, 0), (0, room)), constant_values=model.pad_id)
