@@ -68,7 +68,7 @@ from tfgpt.pairs import (
     short_pairs,
     split_pairs,
 )
-from tfgpt.scores import bleu, chrf
+from tfgpt.scores import align_columns, bleu, chrf
 from tfgpt.training import WarmupLinearDecay, make_muon
 from tfgpt.translation import SMALL, TranslationSettings, make_model
 from tfgpt.translator import Translator
@@ -461,11 +461,6 @@ def format_report(report):
     rows = [*report["results"], {"side": "copy the source", **report["copy"]}]
     lines = [[title for _, title, _ in COLUMNS]]
     lines += [[format_cell(row.get(name), form) for name, _, form in COLUMNS] for row in rows]
-    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
-    table = [
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
-        for line in lines
-    ]
     ratios = [
         f"BLEU of tfgpt / BLEU of {side}, both greedy: {ratio:.2f}"
         for side, ratio in report["bleu_ratios"].items()
@@ -475,7 +470,7 @@ def format_report(report):
         [
             f"\n{report['corpus']}, {report['minutes']:g} minutes of training on each side, "
             f"{report['test_pairs']:,} test pairs of unseen chapters",
-            *table,
+            *align_columns(lines),
             *ratios,
             f"signatures: {'  '.join(report['signatures'])}",
             f"{versions}, Python {report['python']}",

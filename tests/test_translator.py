@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from test_cli import TRANSLATION_FILES
 
 from tfgpt import BPETokenizer, Transformer, Translator, cli
 from tfgpt.data import DATA_FOLDER
@@ -238,15 +239,7 @@ def test_the_command_trains_scores_and_translates(pairs_file, tmp_path, capsys):
     assert cli.main([*command, "--steps", "2", "--run-dir", str(run_dir)]) == 0
     printed = capsys.readouterr().out
     assert "copy the source" in printed and "most frequent sentence" in printed
-    assert {path.name for path in run_dir.iterdir()} == {
-        "attention.html",
-        "checkpoint",
-        "history.csv",
-        "loss.png",
-        "scores.txt",
-        "translations.tsv",
-        "translator",
-    }
+    assert {path.name for path in run_dir.iterdir()} == TRANSLATION_FILES
     rows = (run_dir / "translations.tsv").read_text(encoding="utf-8").split("\n")
     assert rows[0] == "source\ttranslation\treference"
     assert all(row.count("\t") == 2 for row in rows[:-1])

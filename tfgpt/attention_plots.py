@@ -1,7 +1,7 @@
 """Figures of attention: one heat map per head, or all layers and heads at a glance.
 
 Arrays and tokens in, a matplotlib Figure out. Nothing here knows a model.
-`tfgpt.plotting` offers both functions and holds what they share with other figures.
+`tfgpt.plotting` offers both functions; `tfgpt.figures` holds what all figures share.
 """
 
 from pathlib import Path

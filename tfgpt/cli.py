@@ -63,7 +63,7 @@ def make_parser():
     )
     train.add_argument("--target-file", help="translations of --corpus, if that has sources only")
     train.add_argument("--run-dir", default="runs/translation", help="folder for all results")
-    train.add_argument("--small", action="store_true", help="small sizes, under three minutes")
+    train.add_argument("--small", action="store_true", help="small sizes, 500 steps")
     train.add_argument("--steps", type=int, help="training steps")
     train.add_argument("--dropout", type=float, help="more for fewer pairs, at least 0, below 1")
     train.add_argument("--seed", type=int, default=0, help="seed of weights and batches")

@@ -75,8 +75,8 @@ def chrf(hypotheses, references):
 
     chrF2 = 100 * 5PR / (4P + R). P is the share of the hypotheses' runs that are
     right, R the share of the references' runs that were found, each a mean over
-    the lengths 1 to 6 that occur in both. Spaces do not count. A wrong word ending costs less than
-    in BLEU.
+    the lengths 1 to 6 that occur in both. Spaces do not count. A wrong word ending
+    costs less than in BLEU.
 
     Args:
         hypotheses: list of str; "" counts as no characters.
@@ -259,13 +259,23 @@ def format_scores(rows):
     lines += [
         [name, *(f"{score.value:.1f}" for score in row.values())] for name, row in rows.items()
     ]
-    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
-    table = [
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
-        for line in lines
-    ]
     signatures = "  ".join(f"{name}|{signature}" for name, signature in column)
-    return "\n".join([*table, f"signatures: {signatures}"])
+    return "\n".join([*align_columns(lines), f"signatures: {signatures}"])
+
+
+def align_columns(rows):
+    """Write a table: the first column to the left, the others to the right.
+
+    Args:
+        rows: list of lists of str, all of the same length.
+
+    Returns:
+        list of str, one line for each row.
+    """
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+    ]
 
 
 def load_stemmer(language):

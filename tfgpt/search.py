@@ -112,13 +112,17 @@ def search_loop(model, source, numbers, beam_size):
     memories = keras.tree.map_structure(lambda x: ops.repeat(x, beam_size, axis=0), memories)
     cross_mask = ops.repeat(cross_mask, beam_size, axis=0)
 
+    def has_ended(newest):
+        # The pad_id can be chosen after an end token only.
+        return (newest == numbers["end_id"]) | (newest == model.pad_id)
+
     def advance(position, newest, token_ids, totals, lengths, caches):
         output, caches = model.decoder.decode(
             ops.reshape(newest, (-1, 1)), caches, position, memories, cross_mask
         )
         logits = model.logits(output)[:, 0]  # (B K, V)
         continuations = ops.reshape(ops.log_softmax(logits), (batch, beam_size, -1))
-        ended = (newest == numbers["end_id"]) | (newest == model.pad_id)  # (B, K)
+        ended = has_ended(newest)  # (B, K)
         continuations = only_padding_after_end(continuations, ended, model.pad_id)
         lengths = lengths + ops.cast(~ended, "float32")
         beams, tokens, totals = choose(continuations, totals, lengths, numbers["length_penalty"])
@@ -129,9 +133,7 @@ def search_loop(model, source, numbers, beam_size):
         return position + 1, tokens, token_ids, totals, pick_beams(lengths, beams), caches
 
     def unfinished(position, newest, *state):
-        # The pad_id can be chosen after an end token only.
-        ended = (newest == numbers["end_id"]) | (newest == model.pad_id)
-        return (position < numbers["steps"]) & ~ops.all(ended)
+        return (position < numbers["steps"]) & ~ops.all(has_ended(newest))
 
     starts = ops.full((batch, beam_size), numbers["start_id"], dtype="int32")
     state = (

@@ -52,7 +52,7 @@ class TranslationSettings:
     label_smoothing: float = 0.1
 
 
-# About three minutes on two CPU cores.
+# About 0.2 s per step on two CPU cores.
 SMALL = TranslationSettings(num_layers=2, d_model=96, vocab_size=2000, dropout=0.1, steps=500)
 
 

@@ -13,13 +13,13 @@ import numpy as np
 from keras import ops
 
 from tfgpt.data import DATA_FOLDER
-from tfgpt.pairs import encode_source, pad_rows
+from tfgpt.pairs import PAIR_CORPORA, encode_source, pad_rows
 from tfgpt.search import beam_search
 from tfgpt.tokenizers import BPETokenizer
 from tfgpt.transformer import Transformer
 from tfgpt.validation import check_positive
 
-CHECKPOINTS = ("verses_en-es", "verses_kjv-modern")
+CHECKPOINTS = PAIR_CORPORA  # a trained translator of each bundled corpus
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "weights.safetensors", "tokenizer.json"
 
 
