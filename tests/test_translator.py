@@ -138,12 +138,15 @@ def test_without_a_target_the_translators_own_words_are_aligned(translator):
 # Files
 
 
-def test_a_saved_translator_gives_the_same_translations(translator, tmp_path):
+def test_a_saved_translator_gives_the_same_translations(tmp_path):
+    translator = make_translator()
     translator.save(tmp_path / "new" / "folder")
     loaded = Translator.load(tmp_path / "new" / "folder")
     for saved, read in zip(translator.model.weights, loaded.model.weights, strict=True):
         np.testing.assert_allclose(saved.numpy(), read.numpy(), rtol=2**-10, atol=1e-6)
         np.testing.assert_array_equal(saved.numpy().astype("float16"), read.numpy())
+        # Rounding may change the choice between two beams that are almost equal.
+        saved.assign(read)
     assert loaded.translate(TEXTS) == translator.translate(TEXTS)
 
 
