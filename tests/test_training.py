@@ -2,13 +2,14 @@
 
 import itertools
 import math
+import warnings
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfgpt import GPT, Transformer
+from tfgpt import GPT, Transformer, devices, training
 from tfgpt.losses import masked_accuracy, masked_loss
 from tfgpt.training import (
     WarmupLinearDecay,
@@ -638,3 +639,89 @@ def test_the_copy_task_is_solved():
     )
     result = evaluate(model, [copy_batch(rng, rows=200)])
     assert result["accuracy"] > 0.99
+
+
+# Parts of a batch, one after the other
+
+
+def uneven_batch():
+    """Four rows of 8 tokens; the two halves hold 14 and 5 real targets."""
+    inputs, targets = make_batch(rows=4)
+    targets[1, 6:] = targets[2, 3:] = targets[3, 2:] = 0
+    return inputs, targets
+
+
+@pytest.mark.parametrize("jit_compile", [False, "parts", True])
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_accumulated_gradients_are_those_of_the_whole_batch(accumulate, jit_compile):
+    results, models = [], [small_gpt(), small_gpt()]
+    for model, parts in zip(models, (1, accumulate), strict=True):
+        step = make_train_step(
+            model, keras.optimizers.SGD(1.0), accumulate=parts, jit_compile=jit_compile
+        )
+        results.append([step(uneven_batch()) for _ in range(2)][-1])
+    for name, value in results[0].items():
+        assert float(results[1][name]) == pytest.approx(float(value), rel=1e-4), name
+    assert largest_difference(weights_of(models[0]), weights_of(models[1])) < 1e-5
+    start = small_gpt()
+    assert largest_difference(weights_of(models[0]), weights_of(start)) > 1e-3
+
+
+class WithUnusedWeight(keras.Model):
+    """A Transformer and a weight that no output depends on."""
+
+    def __init__(self):
+        super().__init__()
+        self.transformer = Transformer(1, 8, 2, 16, VOCAB, VOCAB, max_length=8, dropout=0.0)
+        self.unused = self.add_weight(shape=(3,), initializer="ones", name="unused")
+
+    def call(self, inputs, training=None):
+        return self.transformer(inputs, training=training)
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
+def test_accumulated_batches_can_be_dicts_and_leave_unused_weights_alone():
+    def make(accumulate):
+        keras.utils.set_random_seed(0)
+        model = WithUnusedWeight()
+        model({"source": np.ones((1, 8), "int32"), "target": np.ones((1, 8), "int32")})
+        step = make_train_step(model, keras.optimizers.AdamW(0.01), accumulate=accumulate)
+        inputs, targets = uneven_batch()
+        result = step(({"source": inputs, "target": inputs}, targets))
+        np.testing.assert_array_equal(model.unused, [1, 1, 1])
+        return float(result["loss"]), weights_of(model)
+
+    whole, parts = make(1), make(2)
+    assert parts[0] == pytest.approx(whole[0], rel=1e-5)
+    assert largest_difference(parts[1], whole[1]) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"accumulate": 0}, "accumulate must be an integer >= 1, got 0"),
+        ({"accumulate": 3}, "accumulate must divide the batch size 4, got 3"),
+        ({"jit_compile": "all"}, "jit_compile must be"),
+    ],
+)
+def test_wrong_parts_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_train_step(bigram(), "sgd", **options)(uneven_batch())
+
+
+def test_where_xla_fails_training_goes_on_without_it(monkeypatch):
+    def fail():
+        raise tf.errors.InternalError(None, None, "no ptxas")
+
+    monkeypatch.setattr(devices, "run_xla", fail)
+    devices.xla_works.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match="XLA failed on this machine.*no ptxas"):
+            step = make_train_step(small_gpt(), "sgd")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            make_train_step(small_gpt(), "sgd")  # says it once
+        monkeypatch.setattr(training, "fused_parts", fail)
+        assert float(step(make_batch())["loss"]) == pytest.approx(math.log(VOCAB), abs=0.05)
+    finally:
+        devices.xla_works.cache_clear()

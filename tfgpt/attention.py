@@ -9,13 +9,10 @@ import math
 import keras
 from keras import ops
 
-from tfgpt.masks import MaskedLayer, check_broadcastable, check_mask
+from tfgpt import fused
+from tfgpt.masks import MASKED_SCORE, MaskedLayer, check_broadcastable, check_mask
 from tfgpt.positional import apply_rotary
 from tfgpt.validation import check_positive, check_rate
-
-# A masked score. Finite, so that a fully masked row gives no NaN (-inf - -inf);
-# far below any real score in float32, in which the softmax is computed.
-MASKED_SCORE = -1e9
 
 
 def scaled_dot_product_attention(query, key, value, mask=None):
@@ -75,7 +72,7 @@ def attention_scores(query, key):
     # Scaling the query costs T x K products, scaling the scores T x S.
     query = query * ops.cast(1 / math.sqrt(head_dim), query.dtype)
     # (..., T, K) x (..., K, S) -> (..., T, S)
-    return ops.cast(ops.matmul(query, ops.swapaxes(key, -1, -2)), "float32")
+    return fused.to_float32(ops.matmul(query, ops.swapaxes(key, -1, -2)))
 
 
 def masked_softmax(scores, mask=None):
@@ -93,7 +90,7 @@ def masked_softmax(scores, mask=None):
         ValueError: if the mask does not broadcast to `scores`.
     """
     if mask is None:
-        return softmax(scores)
+        return fused.masked_softmax(scores, None) if fused.is_fusing() else softmax(scores)
     mask = check_mask(mask)
     if len(mask.shape) == 4 and len(scores.shape) == 3 and mask.shape[1] == 1:
         mask = mask[:, 0]  # the scores have no heads: (B, 1, T, S) -> (B, T, S)
@@ -103,6 +100,8 @@ def masked_softmax(scores, mask=None):
             f"mask must have rank 2 (T, S) or 4 (B, H, T, S), got shape {tuple(mask.shape)}: "
             "write mask[:, None] for one mask per sequence, mask[None] for one per head."
         )
+    if fused.is_fusing():
+        return fused.masked_softmax(scores, mask)
     weights = softmax(ops.where(mask, scores, MASKED_SCORE))
     return ops.where(mask, weights, 0.0)
 
@@ -293,7 +292,7 @@ class MultiHeadAttention(MaskedLayer):
         weights = masked_softmax(attention_scores(query, key), mask)  # (B, H, T, S)
         dropped = self.weights_dropout(weights, training=training)
         heads = weighted_sum(dropped, value)  # (B, H, T, K)
-        return self.output_projection(self.merge_heads(heads)), weights
+        return self.output_projection(self.merge_heads(heads)), ops.cast(weights, "float32")
 
     def make_cache(self, batch_size, length):
         """Make the empty memory of `decode`: keys and values, zeros (B, H, C, K) each."""

@@ -5,6 +5,7 @@ compiler can end the whole process. This file is its program. Importing it needs
 the standard library only.
 """
 
+import functools
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 
@@ -124,6 +126,24 @@ def run_xla():
 
         return compare_product(jax.jit(product))
     return None
+
+
+@functools.cache
+def xla_works():
+    """Compile and run a small product with XLA, once; warn if that fails.
+
+    Returns:
+        bool.
+    """
+    try:
+        return run_xla() == 0.0
+    except Exception as error:  # a backend can raise anything
+        warnings.warn(
+            "XLA failed on this machine; going on without it, more slowly. `tfgpt doctor` "
+            f"says more. XLA's message begins: {first_line(error)[:200]}",
+            stacklevel=3,
+        )
+        return False
 
 
 STEPS = {

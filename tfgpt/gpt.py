@@ -8,8 +8,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfgpt import fused
 from tfgpt.attention import attention_weights_spec
-from tfgpt.layers import DecoderLayer
+from tfgpt.layers import DecoderLayer, LayerNorm
 from tfgpt.masks import causal_mask, combine_masks, padding_mask
 from tfgpt.positional import PositionalEmbedding
 from tfgpt.validation import check_choice, check_length, check_positive, check_rate, check_token_ids
@@ -121,7 +122,7 @@ class GPT(keras.Model):
             name="embedding",
         )
         self.decoder_layers = [self.make_layer(index) for index in range(num_layers)]
-        self.final_norm = keras.layers.LayerNormalization(
+        self.final_norm = LayerNorm(
             epsilon=norm_epsilon, dtype=self.dtype_policy, name="final_norm"
         )
         if not tie_embeddings:
@@ -255,7 +256,7 @@ class GPT(keras.Model):
         """Score every token of the vocabulary: (B, T, D) -> float32 (B, T, V)."""
         if self.tie_embeddings:
             return self.embedding.logits(hidden)
-        return ops.cast(self.output_projection(hidden), "float32")
+        return fused.to_float32(self.output_projection(hidden))
 
     def get_config(self):
         return {

@@ -7,6 +7,7 @@ T query length, S key length, H heads, D model width. Built in notebook 05.
 import keras
 from keras import ops
 
+from tfgpt import fused
 from tfgpt.attention import MultiHeadAttention, attention_weights_spec
 from tfgpt.masks import MaskedLayer
 from tfgpt.validation import check_positive, check_rate
@@ -25,6 +26,27 @@ def gelu_tanh(x):
     Source: Hendrycks and Gimpel, "Gaussian Error Linear Units" (2016), section 2.
     """
     return ops.gelu(x, approximate=True)
+
+
+@keras.saving.register_keras_serializable("tfgpt")
+class LayerNorm(keras.layers.LayerNormalization):
+    """Keras's layer normalisation, with a compiled form for training steps.
+
+    Call: layer(x). Statistics are float32 under every dtype policy. Arguments,
+    results and weights are those of keras.layers.LayerNormalization.
+
+    Example:
+        >>> x = keras.ops.convert_to_tensor([[1.0, 3.0]])
+        >>> keras.ops.convert_to_numpy(LayerNorm(epsilon=1e-6)(x)).round(3).tolist()
+        [[-1.0, 1.0]]
+
+    Source: Ba et al., "Layer Normalization" (2016), equation 4; notebook 05.
+    """
+
+    def call(self, inputs):
+        if fused.is_fusing():
+            return fused.layer_norm(inputs, self.gamma, self.beta, self.epsilon)
+        return super().call(inputs)
 
 
 @keras.saving.register_keras_serializable("tfgpt")
@@ -85,7 +107,6 @@ class FeedForward(keras.layers.Layer):
         self.expand = keras.layers.Dense(
             dff,
             use_bias=use_bias,
-            activation=self.activation,
             kernel_initializer=self.kernel_initializer.clone(),
             dtype=self.dtype_policy,
             name="expand",
@@ -104,9 +125,17 @@ class FeedForward(keras.layers.Layer):
         self.contract.build((*x_shape[:-1], self.dff))
 
     def call(self, x, training=None):
-        hidden = self.expand(x)  # (B, T, D) -> (B, T, dff)
+        hidden = self.activate(self.expand(x))  # (B, T, D) -> (B, T, dff)
         hidden = self.hidden_dropout(hidden, training=training)
         return self.contract(hidden)  # (B, T, dff) -> (B, T, D)
+
+    def activate(self, hidden):
+        """Apply the activation, element by element."""
+        return (
+            fused.activate(self.activation, hidden)
+            if fused.is_fusing()
+            else self.activation(hidden)
+        )
 
     def compute_output_shape(self, x_shape):
         return (*x_shape[:-1], self.d_model)
@@ -196,9 +225,7 @@ class ResidualLayer(MaskedLayer):
 
     def make_norm(self, name):
         """Make one layer normalisation; its statistics are float32."""
-        return keras.layers.LayerNormalization(
-            epsilon=self.norm_epsilon, dtype=self.dtype_policy, name=name
-        )
+        return LayerNorm(epsilon=self.norm_epsilon, dtype=self.dtype_policy, name=name)
 
     def build(self, x_shape):
         # The residual sum needs x to be as wide as the sublayers' outputs.

@@ -9,6 +9,7 @@ import math
 import keras
 from keras import ops
 
+from tfgpt import fused
 from tfgpt.validation import check_rate, check_token_ids, concrete_values
 
 
@@ -65,18 +66,25 @@ def masked_loss(targets, logits, pad_id=0, label_smoothing=0.0):
     check_rate("label_smoothing", label_smoothing)
     # Keras hands float targets to a loss function in `fit`.
     targets = ops.cast(targets, "int32")
-    logits = ops.cast(logits, "float32")
+    logits = fused.to_float32(logits)
     check_shapes(targets, logits)
     weights = real_tokens(targets, pad_id)
     # A padding id need not be a row of the logits.
     targets = ops.where(weights > 0, targets, 0)
     check_token_ids("targets", targets, logits.shape[-1])
+    return mean_over_real(token_losses(targets, logits, label_smoothing), weights)
+
+
+def token_losses(targets, logits, label_smoothing):
+    """Compute the cross-entropy of each position: (B, T) and (B, T, V) -> float32 (B, T)."""
+    if fused.is_fusing():
+        return fused.cross_entropy(targets, logits, label_smoothing)
     losses = ops.sparse_categorical_crossentropy(targets, logits, from_logits=True)
-    if label_smoothing:
-        # Cross-entropy with the uniform distribution: logsumexp(logits) - mean(logits).
-        uniform = ops.logsumexp(logits, axis=-1) - ops.mean(logits, axis=-1)
-        losses = (1 - label_smoothing) * losses + label_smoothing * uniform
-    return mean_over_real(losses, weights)
+    if not label_smoothing:
+        return losses
+    # Cross-entropy with the uniform distribution: logsumexp(logits) - mean(logits).
+    uniform = ops.logsumexp(logits, axis=-1) - ops.mean(logits, axis=-1)
+    return (1 - label_smoothing) * losses + label_smoothing * uniform
 
 
 @keras.saving.register_keras_serializable("tfgpt")

@@ -14,6 +14,10 @@ from keras.src.backend.common.masking import get_keras_mask
 
 from tfgpt.validation import concrete_values
 
+# A masked score. Finite, so that a fully masked row gives no NaN (-inf - -inf);
+# far below any real score in float32, in which the softmax is computed.
+MASKED_SCORE = -1e9
+
 
 def padding_mask(token_ids, pad_id=0):
     """Mark the keys that hold real tokens.

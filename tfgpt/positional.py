@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfgpt import fused
 from tfgpt.validation import (
     check_choice,
     check_length,
@@ -238,7 +239,7 @@ class PositionalEmbedding(keras.layers.Layer):
     def logits(self, hidden):
         """Score every token by its embedding: (B, T, D) -> float32 (B, T, V)."""
         kernel = ops.transpose(ops.cast(self.embeddings, hidden.dtype))
-        return ops.cast(ops.matmul(hidden, kernel), "float32")
+        return fused.to_float32(ops.matmul(hidden, kernel))
 
     def compute_output_shape(self, token_ids_shape):
         return (*token_ids_shape, self.d_model)

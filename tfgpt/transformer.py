@@ -6,10 +6,10 @@ S source length, T target length, D model width, V vocabulary. Notebook 05.
 """
 
 import keras
-from keras import ops
 
+from tfgpt import fused
 from tfgpt.attention import attention_weights_spec
-from tfgpt.layers import DecoderLayer, EncoderLayer
+from tfgpt.layers import DecoderLayer, EncoderLayer, LayerNorm
 from tfgpt.masks import MaskedLayer, causal_mask, create_masks
 from tfgpt.positional import PositionalEmbedding
 from tfgpt.validation import check_length, check_positive, check_token_ids
@@ -78,9 +78,7 @@ class LayerStack(MaskedLayer):
             for index in range(num_layers)
         ]
         if norm_first:
-            self.final_norm = keras.layers.LayerNormalization(
-                epsilon=1e-6, dtype=self.dtype_policy, name="final_norm"
-            )
+            self.final_norm = LayerNorm(epsilon=1e-6, dtype=self.dtype_policy, name="final_norm")
 
     def build(self, token_ids_shape, *context_shapes):
         hidden_shape = (*token_ids_shape, self.d_model)
@@ -444,7 +442,7 @@ class Transformer(keras.Model):
         """Score every target token: (B, T, D) -> float32 (B, T, V)."""
         if self.tie_embeddings:
             return self.decoder.embedding.logits(decoder_output)
-        return ops.cast(self.output_projection(decoder_output), "float32")
+        return fused.to_float32(self.output_projection(decoder_output))
 
     def compute_output_spec(self, inputs, return_attention_weights=False, training=None):
         source, target = source_and_target(inputs)
