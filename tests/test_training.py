@@ -725,3 +725,37 @@ def test_where_xla_fails_training_goes_on_without_it(monkeypatch):
         assert float(step(make_batch())["loss"]) == pytest.approx(math.log(VOCAB), abs=0.05)
     finally:
         devices.xla_works.cache_clear()
+
+
+@pytest.mark.parametrize("jit_compile", [False, "parts", True])
+def test_rematerialised_blocks_learn_the_same_in_less_memory(jit_compile):
+    models = [small_gpt(num_layers=2, remat=remat) for remat in (False, True)]
+    for model in models:
+        step = make_train_step(model, keras.optimizers.SGD(1.0), jit_compile=jit_compile)
+        for _ in range(2):
+            result = step(make_batch())
+        assert float(result["loss"]) < math.log(VOCAB)
+    assert largest_difference(*map(weights_of, models)) < 1e-5
+
+
+def test_a_rematerialised_block_runs_again_for_its_gradient():
+    def count_products(remat):
+        model = small_gpt(num_layers=2, remat=remat)
+
+        @tf.function
+        def gradients(token_ids):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(model(token_ids, training=True) ** 2)
+            return [tf.convert_to_tensor(g) for g in tape.gradient(loss, model.trainable_variables)]
+
+        graph = gradients.get_concrete_function(tf.zeros((2, LENGTH), tf.int32)).graph
+        return sum(operation.type == "MatMul" for operation in graph.get_operations())
+
+    # Each of the 2 blocks has 6 products that are no batched ones.
+    assert count_products(remat=True) >= count_products(remat=False) + 2 * 6
+
+
+def test_rematerialisation_with_dropout_is_refused():
+    with pytest.raises(ValueError, match=r"remat needs dropout=0, got dropout=0\.1"):
+        small_gpt(dropout=0.1, remat=True)
+    assert small_gpt(remat=True).get_config()["remat"] is True

@@ -163,10 +163,9 @@ def activation_program(activation):
     @compiled
     def forward(x):
         wide = ops.cast(x, "float32")
-        with tf.GradientTape() as tape:
-            tape.watch(wide)
-            output = activation(wide)
-        slope = tape.gradient(output, wide)
+        output = activation(wide)
+        # Not a GradientTape: rematerialisation pauses the recording of tapes.
+        (slope,) = tf.gradients(output, wide)
         return ops.cast(output, x.dtype), ops.cast(slope, x.dtype)
 
     return forward

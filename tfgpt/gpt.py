@@ -45,6 +45,9 @@ class GPT(keras.Model):
         use_bias: bool, biases of all projections.
         norm_epsilon: float > 0, added to the variance.
         pad_id: int or None, an id whose keys are hidden.
+        remat: bool, rematerialise: in training keep only what each block reads, and
+            run the block again when its gradient is computed. Less memory, more time;
+            the gradients are the same. Needs dropout=0.
 
     Returns:
         logits, float32 (B, T, V); with return_attention_weights=True also a dict
@@ -82,6 +85,7 @@ class GPT(keras.Model):
         use_bias=True,
         norm_epsilon=1e-5,
         pad_id=None,
+        remat=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -94,6 +98,9 @@ class GPT(keras.Model):
         ):
             check_positive(name, value)
         check_rate("dropout", dropout)
+        if remat and dropout:
+            # The second run of a block would draw other numbers than the first.
+            raise ValueError(f"remat needs dropout=0, got dropout={dropout}.")
         check_choice("positions", positions, ("learned", "sinusoidal", "rotary"))
         self.vocab_size = vocab_size
         self.context_length = context_length
@@ -109,6 +116,7 @@ class GPT(keras.Model):
         self.use_bias = use_bias
         self.norm_epsilon = norm_epsilon
         self.pad_id = pad_id
+        self.remat = remat
 
         self.embedding = PositionalEmbedding(
             vocab_size,
@@ -181,6 +189,9 @@ class GPT(keras.Model):
         x = self.embedding(token_ids, training=training)  # (B, T) -> (B, T, D)
         weights = {}
         for index, layer in enumerate(self.decoder_layers):
+            if self.remat and training and not return_attention_weights:
+                x = keras.remat(lambda x, layer=layer: layer(x, mask=mask, training=True))(x)
+                continue
             x, layer_weights = layer(x, mask=mask, return_attention_weights=True, training=training)
             weights[f"decoder/{index}/self"] = layer_weights["self"]
         logits = self.logits(self.final_norm(x))  # (B, T, D) -> (B, T, V)
@@ -275,4 +286,5 @@ class GPT(keras.Model):
             "use_bias": self.use_bias,
             "norm_epsilon": self.norm_epsilon,
             "pad_id": self.pad_id,
+            "remat": self.remat,
         }
