@@ -1,1 +1,1 @@
-"""Benchmarks of tfgpt beside other libraries; each is run with `python -m`."""
+"""Benchmarks of tfgpt beside other libraries; `python -m benchmarks` is the speed table."""
