@@ -119,9 +119,9 @@ def make_comparisons():
     return [
         limits(),
         imports(),
-        train("S", extras=("torch.compile",)),
-        train("M", extras=("torch.compile float32",)),
-        train("T", peers=("tfgpt", "torch eager")),
+        train("S", extras=("tfgpt plain", "torch.compile")),
+        train("M", extras=("tfgpt plain", "torch.compile float32")),
+        train("T", peers=("tfgpt", "torch eager"), extras=("tfgpt plain",)),
         # Many workers of this size at once do not fit into the memory of a small machine.
         train("G", peers=("tfgpt parts", "torch eager"), extra=True),
         *(decode("S", batch) for batch in (1, 8)),
@@ -162,6 +162,7 @@ def train(size, peers=("",), extras=(), extra=False):
         extra: bool, all need --extras.
     """
     settings = [
+        ("tfgpt plain", "tfgpt", {"jit_compile": False}),
         ("tfgpt XLA", "tfgpt", {"jit_compile": True}),
         ("tfgpt parts", "tfgpt", {"jit_compile": "parts"}),
         ("torch eager", "torch", {"compile": False}),

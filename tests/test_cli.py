@@ -10,7 +10,7 @@ import time
 import keras
 import pytest
 
-from tfgpt import cli
+from tfgpt import CharTokenizer, cli, demo
 
 FILES = {
     "checkpoint",
@@ -89,11 +89,24 @@ def test_demo_writes_its_files_and_generate_continues_a_prompt(tmp_path, small_t
     assert cli.main(["generate", "--prompt", "明月", "--tokens", "5", *arguments]) == 0
     written = capsys.readouterr().out
     assert written.startswith("明月") and len(written.rstrip("\n")) <= 7
+    tokenizer = CharTokenizer.load(run_dir / "tokenizer.json")
+    settings = {"top_k": 5, "top_p": 0.9, "min_p": 0.01, "repetition_penalty": 1.5, "seed": 3}
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    assert cli.main(["generate", "--prompt", "明月", "--tokens", "200", *options, *arguments]) == 0
+    expected = demo.sample_text(model, tokenizer, "明月", 200, temperature=0.8, **settings)
+    assert capsys.readouterr().out == expected + "\n"
 
     assert cli.main(["generate", "--prompt", "sun", *arguments]) == 2
     assert "'s' (U+0073) at position 0" in capsys.readouterr().err
-    assert cli.main(["generate", "--temperature", "-1", *arguments]) == 2
-    assert "temperature must be >= 0" in capsys.readouterr().err
+    for option, message in (
+        ("--temperature=-1", "temperature must be >= 0"),
+        ("--top-k=0", "top_k must be an integer >= 1, got 0"),
+        ("--min-p=2", "min_p must be in [0, 1], got 2.0"),
+        ("--repetition-penalty=0", "repetition_penalty must be > 0"),
+    ):
+        assert cli.main(["generate", option, *arguments]) == 2
+        output = capsys.readouterr()
+        assert message in output.err and output.out == ""
 
 
 @pytest.mark.slow

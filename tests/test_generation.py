@@ -1,13 +1,16 @@
 """Tests of tfgpt.generation: readable alphabets, seeds, the sliding window and errors."""
 
+import time
 import warnings
+from dataclasses import dataclass
 
 import keras
 import numpy as np
 import pytest
 
-from tfgpt import GPT
+from tfgpt import GPT, generation
 from tfgpt.generation import draw, generate, next_token_probabilities
+from tfgpt.samplers import Greedy, RepetitionPenalty, Temperature, TopK
 
 VOCAB, CONTEXT = 7, 6
 
@@ -296,6 +299,19 @@ def test_the_prompt_is_not_changed():
         ({"prompt_ids": [[1, VOCAB]]}, r"prompt_ids must be in .*\[0, 7\), got 7"),
         ({"prompt_ids": [[-1, 2]]}, r"prompt_ids must be in .*\[0, 7\), got -1"),
         ({"stop_token": VOCAB}, r"stop_token must be in .*\[0, 7\), got 7"),
+        ({"stop_token": [1, VOCAB]}, r"stop_token must be in .*\[0, 7\), got 7"),
+        ({"stop_token": [1] * 9}, r"stop_token must be .* at most 8 of them, got shape \(9,\)"),
+        (
+            {"prompt_ids": [[1, 2], []]},
+            "prompt_ids must have a token in every row, got none in row 1",
+        ),
+        ({"prompt_ids": [[1, 2], [VOCAB]]}, r"prompt_ids must be in .*\[0, 7\), got 7"),
+        ({"min_p": 1.5}, r"min_p must be in \[0, 1\], got 1.5"),
+        ({"repetition_penalty": 0}, "repetition_penalty must be > 0 and finite, got 0"),
+        ({"vocab_size": 0}, "vocab_size must be an integer >= 1, got 0"),
+        ({"vocab_size": 8}, "vocab_size must be at most the model's vocab_size=7, got 8"),
+        ({"samplers": [Greedy()], "top_k": 3}, "top_k must not be given with samplers, got 3"),
+        ({"samplers": [Greedy()], "temperature": 0}, "temperature must not be given .*, got 0"),
     ],
 )
 def test_arguments_outside_their_range_are_refused(options, message):
@@ -358,3 +374,217 @@ def test_an_error_without_xla_is_raised():
     run = compile_with_xla(check, (tf.constant([1.0]),))
     with pytest.warns(UserWarning, match="XLA failed"), pytest.raises(tf.errors.OpError):
         run(tf.constant([-1.0]))
+
+
+# Prompts of different lengths
+
+
+RAGGED = [[1, 2, 3], [4], [5, 6, 1, 2, 3], [2, 2]]
+
+
+@pytest.mark.parametrize("new_tokens", [1, 2, 9])
+def test_prompts_of_different_lengths_go_on_as_each_would_alone(model, new_tokens):
+    """With a cache, up to the end of the context, and past it."""
+    together = generate(model, RAGGED, new_tokens, temperature=0, repetition_penalty=1.3)
+    for prompt, row in zip(RAGGED, together, strict=True):
+        alone = generate(model, prompt, new_tokens, temperature=0, repetition_penalty=1.3)[0]
+        assert row.dtype == np.int32
+        assert row.tolist() == alone.tolist()
+
+
+def test_prompts_of_different_lengths_need_no_cache():
+    prompts = [np.array([1]), np.array([3, 4, 5, 6, 0, 1, 2, 3])]
+    with pytest.warns(UserWarning, match="The prompt has 8 tokens") as caught:
+        rows = generate(Successor(), prompts, 3, temperature=0, stop_token=[3, 6])
+    assert caught[0].filename == __file__
+    assert [row.tolist() for row in rows] == [[1, 2, 3, 3], [3, 4, 5, 6, 0, 1, 2, 3, 4, 5, 6]]
+
+
+@pytest.mark.requires_tensorflow
+def test_a_ragged_tensor_is_a_list_of_prompts():
+    import tensorflow as tf
+
+    rows = generate(Successor(), tf.ragged.constant([[1], [3, 4]]), 2, temperature=0)
+    assert [row.tolist() for row in rows] == [[1, 2, 3], [3, 4, 5, 6]]
+    even = generate(Successor(), tf.ragged.constant([[1], [3]]), 2, temperature=0)
+    assert even.tolist() == [[1, 2, 3], [3, 4, 5]]
+
+
+# Stop tokens, vocabulary, samplers
+
+
+def test_any_of_several_stop_tokens_ends_a_sequence_and_fills_it():
+    result = generate(Successor(), [[1], [4]], 5, temperature=0, stop_token=[3, 6])
+    assert result.tolist() == [[1, 2, 3, 3, 3, 3], [4, 5, 6, 6, 6, 6]]
+
+
+def test_stop_tokens_end_cached_sequences_too(model):
+    free = [row.tolist() for row in generate(model, RAGGED, 9, temperature=0)]
+    stops = {free[0][4], free[2][6]}
+    rows = generate(model, RAGGED, 9, temperature=0, stop_token=sorted(stops))
+    ended = 0
+    for prompt, row, expected in zip(RAGGED, rows, free, strict=True):
+        ends = [i for i in range(len(prompt), len(expected)) if expected[i] in stops]
+        if ends:
+            ended += 1
+            expected = expected[: ends[0]] + [expected[ends[0]]] * (len(expected) - ends[0])
+        assert row.tolist() == expected
+    assert ended >= 2
+
+
+def test_ids_from_the_vocabulary_size_on_are_never_generated(model):
+    for new_tokens in (4, 60):  # with a cache, and past the context
+        result = generate(model, [[6, 5]] * 8, new_tokens, seed=0, temperature=5, vocab_size=3)
+        assert set(result[:, 2:].ravel().tolist()) == {0, 1, 2}
+    assert generate(Successor(), [[6, 2]], 2, temperature=0, vocab_size=3).tolist()[0][2:] == [0, 1]
+
+
+def test_the_settings_equal_their_samplers(model):
+    settings = {"temperature": 0.7, "top_k": 4, "repetition_penalty": 1.2}
+    samplers = [RepetitionPenalty(1.2), Temperature(0.7), TopK(4)]
+    expected = generate(model, [[1, 2]], 9, seed=3, **settings)
+    np.testing.assert_array_equal(generate(model, [[1, 2]], 9, seed=3, samplers=samplers), expected)
+
+
+def test_the_repetition_penalty_reads_the_whole_text_of_each_row():
+    """Equal logits: with a large penalty no letter comes again before all were used."""
+    flat = Successor()
+    flat.predict_on_batch = lambda ids: np.ones((*ids.shape, VOCAB), "float32")
+    result = generate(flat, [[2], [5]], VOCAB - 1, temperature=0, repetition_penalty=10.0)
+    assert [sorted(row) for row in result.tolist()] == [list(range(VOCAB))] * 2
+    keras.utils.set_random_seed(0)
+    cached = GPT(VOCAB, VOCAB, num_layers=1, d_model=8, num_heads=2)
+    for weight in cached.weights:  # every logit is 8
+        weight.assign(np.ones(weight.shape) if len(weight.shape) == 2 else weight * 0 + 1)
+    result = generate(cached, [[2], [5]], VOCAB - 1, temperature=0, repetition_penalty=1e6)
+    assert [sorted(row) for row in result.tolist()] == [list(range(VOCAB))] * 2
+
+
+def test_a_sampler_of_ones_own_is_used_and_its_numbers_need_no_new_program():
+    @dataclass(frozen=True)
+    class Only:
+        token: int
+
+        def adjust(self, logits, seen):
+            places = keras.ops.arange(VOCAB, dtype="float32")
+            return keras.ops.where(places == self.token, logits, -np.inf)
+
+    model = GPT(VOCAB, CONTEXT, num_layers=1, d_model=8, num_heads=2)
+    for token in (3, 5):
+        result = generate(model, [[1]], 9, samplers=[Only(token)])
+        assert result.tolist() == [[1] + [token] * 9]
+    assert len(model.generation_programs) == 1
+
+
+class Repeat:
+    """A search that repeats the last token."""
+
+    def __init__(self):
+        self.calls = []
+
+    def search(self, model, prompt, max_new_tokens, stop_tokens, vocab_size):
+        self.calls.append((prompt.shape, prompt.dtype, max_new_tokens, stop_tokens, vocab_size))
+        return np.concatenate([prompt, np.repeat(prompt[:, -1:], max_new_tokens, 1)], axis=1)
+
+
+def test_a_search_gets_the_prompts_of_each_length():
+    search = Repeat()
+    rows = generate(Successor(), [[1, 2], [3], [4, 5]], 2, samplers=search, stop_token=[6, 0])
+    assert [row.tolist() for row in rows] == [[1, 2, 2, 2], [3, 3, 3], [4, 5, 5, 5]]
+    assert search.calls == [
+        ((1, 1), np.int32, 2, (6, 0), VOCAB),
+        ((2, 2), np.int32, 2, (6, 0), VOCAB),
+    ]
+    even = generate(Successor(), [[1], [2]], 1, samplers=search, vocab_size=3)
+    assert even.tolist() == [[1, 1], [2, 2]] and search.calls[-1][-2:] == ((), 3)
+    with pytest.raises(ValueError, match=r"must fit context_length=6, got 5 \+ 2 tokens"):
+        generate(Successor(), [[1] * 5], 2, samplers=search)
+    with pytest.raises(ValueError, match="top_p must not be given with samplers, got 0.5"):
+        generate(Successor(), [[1]], 2, samplers=search, top_p=0.5)
+
+
+# Programs
+
+
+def test_one_program_serves_all_lengths_numbers_seeds_and_stop_tokens(monkeypatch):
+    model = GPT(VOCAB, 40, num_layers=1, d_model=8, num_heads=2)
+    compiled, compile_for = [], generation.compile_for
+    monkeypatch.setattr(
+        generation, "compile_for", lambda *arguments: compiled.append(1) or compile_for(*arguments)
+    )
+    settings = {"top_k": 3, "top_p": 0.9, "min_p": 0.1, "repetition_penalty": 1.1}
+    generate(model, [[1, 2], [3, 4]], 4, seed=0, **settings)
+    assert len(compiled) == len(model.generation_programs) == 1
+    assert all(program.compile_seconds > 0 for program in model.generation_programs.values())
+    settings = {"top_k": 5, "top_p": 0.5, "min_p": 0.2, "repetition_penalty": 0.9}
+    generate(model, [[1], [3]], 39, temperature=0.3, seed=4, stop_token=2, **settings)
+    generate(model, [[1, 2, 3], [3]], 9, temperature=2, stop_token=[4, 5], **settings)
+    generate(model, [[1] * 30, [3]], 9, vocab_size=5, **settings)
+    assert len(compiled) == 1
+    generate(model, [[1]], 4, seed=0, **settings)  # another batch size
+    generate(model, [[1]], 4, temperature=0)  # another kind of sampler
+    assert len(compiled) == len(model.generation_programs) == 3
+
+
+def test_a_longer_text_takes_a_larger_cache():
+    model = GPT(VOCAB, 600, num_layers=1, d_model=8, num_heads=2)
+    rooms = set()
+    for length, new_tokens in ((1, 3), (254, 2), (255, 2), (510, 2), (511, 2)):
+        prompt = np.random.default_rng(0).integers(0, VOCAB, (1, length))
+        result = generate(model, prompt, new_tokens, temperature=0)
+        logits = np.asarray(model(result[:, :-1]))[0, length - 1 :]
+        assert result[0, length:].tolist() == logits.argmax(axis=-1).tolist()
+        rooms |= {key[1] for key in model.generation_programs}
+    assert rooms == {256, 512, 600} and len(model.generation_programs) == 3
+
+
+def test_the_compiled_loop_writes_what_the_plain_loop_writes(model, monkeypatch):
+    settings = {"top_k": 4, "top_p": 0.95, "repetition_penalty": 1.2, "stop_token": [3]}
+    compiled = [generate(model, [[1, 2], [5, 6]], 4, seed=seed, **settings) for seed in range(3)]
+    plain = GPT(VOCAB, CONTEXT, num_layers=1, d_model=16, num_heads=2)
+    plain.set_weights(model.get_weights())
+    monkeypatch.setattr(generation, "compile_for", lambda model, function, arguments: function)
+    for seed, expected in enumerate(compiled):
+        result = generate(plain, [[1, 2], [5, 6]], 4, seed=seed, **settings)
+        np.testing.assert_array_equal(result, expected)
+
+
+def test_a_slow_compilation_is_announced_once(monkeypatch, capsys):
+    def slow(model, function, arguments):
+        calls = []
+
+        def run(*arguments):
+            if not calls:  # the first call compiles
+                time.sleep(0.2)
+            calls.append(1)
+            return function(*arguments)
+
+        time.sleep(0.2)
+        return run
+
+    model = GPT(VOCAB, CONTEXT, num_layers=1, d_model=8, num_heads=2)
+    monkeypatch.setattr(generation, "compile_for", slow)
+    monkeypatch.setattr(generation, "NOTICE_AFTER", 0.3)
+    for seed in range(2):
+        generate(model, [[1]], 2, seed=seed)
+        notices = capsys.readouterr().err.count("Compiling the decoding loop")
+        assert notices == (1 if seed == 0 else 0)
+    (program,) = model.generation_programs.values()
+    assert program.compile_seconds > 0.4
+
+
+def test_a_fast_compilation_prints_nothing_however_long_the_text(monkeypatch, capsys):
+    model = GPT(VOCAB, CONTEXT, num_layers=1, d_model=8, num_heads=2)
+
+    def run_slowly(model, function, arguments):
+        def run(state, until, settings):
+            if int(until) > 0:  # it writes tokens, and is not called to compile
+                time.sleep(0.5)
+            return {**state, "position": until}
+
+        return run
+
+    monkeypatch.setattr(generation, "compile_for", run_slowly)
+    monkeypatch.setattr(generation, "NOTICE_AFTER", 0.3)
+    generate(model, [[1]], 2, seed=0)
+    assert capsys.readouterr().err == ""

@@ -1,4 +1,4 @@
-"""Tests of tfgpt.search: beam search against greedy decoding and all possible targets."""
+"""Tests of tfgpt.search: beam search against greedy decoding and all possible texts."""
 
 import functools
 import itertools
@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from layer_check import IS_TENSORFLOW, randomize, to_numpy
 
-from tfgpt import Transformer
-from tfgpt.search import beam_search
+from tfgpt import GPT, Transformer
+from tfgpt.search import BeamSearch, beam_search
 
 START, END, PAD = 1, 2, 0
 VOCAB, MAX_LENGTH = 6, 5
@@ -206,3 +206,157 @@ def test_wrong_input_is_named(model, options, error, message):
     options = {"source_ids": SOURCE} | options
     with pytest.raises(error, match=message):
         beam_search(model, **options)
+
+
+# Beam search of a GPT
+
+CONTEXT = 32
+ALLOWED = range(1, VOCAB)  # all but padding
+PROMPTS = np.array([[3, 4, 5, 2], [5, 3, 1, 1]], "int32")
+
+
+@functools.cache
+def random_gpt(seed=0, **settings):
+    """Make a GPT once for all tests, with the programs that it compiled."""
+    options = {"num_layers": 1, "d_model": 8, "num_heads": 2, "pad_id": PAD} | settings
+    model = GPT(VOCAB, CONTEXT, **options)
+    return randomize(model, np.random.default_rng(seed))
+
+
+def text_log_probabilities(model, prompt, continuations):
+    """Return the log-probability of each new token (N, T), by one full pass."""
+    continuations = np.asarray(continuations)
+    prompts = np.repeat(prompt[None], len(continuations), axis=0)
+    texts = np.concatenate([prompts, continuations], axis=1)
+    length = texts.shape[1]
+    # One length for all passes; what comes later is not seen.
+    texts = np.pad(texts, ((0, 0), (0, CONTEXT - length)), constant_values=1).astype("int32")
+    logits = to_numpy(model(texts))[:, len(prompt) - 1 : length - 1].astype("float64")
+    logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    return np.take_along_axis(logits, continuations[..., None], axis=-1)[..., 0]
+
+
+def filled(row, stop_tokens):
+    """Return a row whose tokens after the first stop token are that token, and its length."""
+    for place, token in enumerate(row):
+        if token in stop_tokens:
+            return (*row[:place], *[token] * (len(row) - place)), place + 1
+    return tuple(row), len(row)
+
+
+def best_continuation(model, prompt, count, stop_tokens, length_penalty):
+    """Return the best of all continuations, without a search and without a cache."""
+    lengths = dict(filled(row, stop_tokens) for row in itertools.product(ALLOWED, repeat=count))
+    rows = np.array(list(lengths))
+    sizes = np.array(list(lengths.values()))
+    log_probs = text_log_probabilities(model, prompt, rows)
+    totals = (log_probs * (np.arange(count) < sizes[:, None])).sum(axis=1)
+    return rows[np.argmax(totals / ((5 + sizes) / 6) ** length_penalty)].tolist()
+
+
+def greedy_texts(model, prompts, count, stop_tokens=(), allowed=ALLOWED):
+    """Take the likeliest tokens, again and again, without a cache: lists of new tokens."""
+    length = prompts.shape[1]
+    texts = np.pad(prompts, ((0, 0), (0, CONTEXT - length)), constant_values=1)
+    for place in range(length, length + count):
+        logits = to_numpy(model(texts))[:, place - 1]
+        texts[:, place] = np.array(allowed)[logits[:, allowed].argmax(axis=-1)]
+    return [list(filled(row, stop_tokens)[0]) for row in texts[:, length : length + count].tolist()]
+
+
+@pytest.mark.parametrize("stop_tokens", [(), (2,), (1, 4)])
+def test_a_wide_beam_finds_the_best_of_all_texts(stop_tokens):
+    # Five tokens: 25 beams keep all beginnings of up to two tokens.
+    for seed, penalty in ((0, 0.0), (0, 1.0), (0, 4.0), (1, 1.0)):
+        model = random_gpt(seed)
+        search = BeamSearch(25, penalty)
+        result = search.search(model, PROMPTS, 3, stop_tokens, VOCAB)
+        assert result.dtype == np.int32
+        np.testing.assert_array_equal(result[:, :4], PROMPTS)
+        for row, prompt in zip(result[:, 4:], PROMPTS, strict=True):
+            expected = best_continuation(model, prompt, 3, stop_tokens, penalty)
+            assert row.tolist() == expected
+
+
+def test_the_length_penalty_decides_between_short_and_long_texts():
+    model = random_gpt()
+    short, long = (
+        [best_continuation(model, prompt, 3, (1, 4), penalty) for prompt in PROMPTS]
+        for penalty in (0.0, 4.0)
+    )
+    assert short != long  # so the test above tells them apart
+
+
+@pytest.mark.parametrize("length", [1, 4, 20, 27])
+def test_one_beam_is_greedy_decoding_of_a_text(length):
+    model = random_gpt()
+    prompts = np.random.default_rng(length).integers(1, VOCAB, (2, length)).astype("int32")
+    for stop_tokens in ((), (2, 5)):
+        result = BeamSearch(1).search(model, prompts, 5, stop_tokens, VOCAB)
+        assert result[:, length:].tolist() == greedy_texts(model, prompts, 5, stop_tokens)
+
+
+def test_ids_beyond_the_vocabulary_are_never_chosen():
+    model = random_gpt(3)
+    result = BeamSearch(1).search(model, PROMPTS, 8, (), 4)[:, 4:]
+    expected = greedy_texts(model, PROMPTS, 8, allowed=range(1, 4))
+    assert result.tolist() == expected
+    assert expected != greedy_texts(model, PROMPTS, 8)
+
+
+def test_a_model_that_prefers_padding_chooses_none():
+    model = random_gpt(3, tie_embeddings=False)
+    # The last hidden states point where the logit of padding is largest.
+    kernel = np.random.default_rng(0).normal(0, 0.1, (8, VOCAB))
+    kernel[:, PAD] = 1
+    model.output_projection.kernel.assign(kernel)
+    model.final_norm.beta.assign(np.ones(8))
+    model.final_norm.gamma.assign(np.full(8, 0.5))
+    assert np.asarray(model(PROMPTS))[:, -1].argmax(axis=-1).tolist() == [PAD, PAD]
+    assert PAD not in BeamSearch(2).search(model, PROMPTS, 6, (), VOCAB)
+
+
+def test_texts_alone_and_in_a_batch_are_the_same():
+    model = random_gpt(2)
+    for stop_tokens in ((), (2, 3)):
+        batch = BeamSearch(3).search(model, PROMPTS, 10, stop_tokens, VOCAB)
+        for row, prompt in zip(batch, PROMPTS, strict=True):
+            alone = BeamSearch(3).search(model, prompt[None], 10, stop_tokens, VOCAB)
+            np.testing.assert_array_equal(alone[0], row)
+
+
+def test_texts_of_other_lengths_and_settings_need_no_new_program():
+    model = random_gpt(2)
+    model.__dict__.pop("search_programs", None)
+    for length, count, penalty, stop_tokens in (
+        (1, 9, 0.5, ()),
+        (20, 3, 2.0, (1,)),
+        (4, 28, 0, (1, 2)),
+    ):
+        prompts = np.full((2, length), 3, "int32")
+        result = BeamSearch(3, penalty).search(
+            model, prompts, count, stop_tokens, VOCAB - count % 2
+        )
+        assert result.shape == (2, length + count)
+    assert len(model.search_programs) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"beam_size": 0}, "beam_size must be an integer >= 1, got 0"),
+        ({"beam_size": True}, "beam_size must be an integer >= 1, got True"),
+        ({"length_penalty": -0.5}, "length_penalty must be >= 0 and finite, got -0.5"),
+        ({"length_penalty": float("inf")}, "length_penalty must be >= 0 and finite, got inf"),
+    ],
+)
+def test_wrong_settings_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        BeamSearch(**settings)
+
+
+def test_texts_that_do_not_fit_and_too_many_stop_tokens_are_named():
+    with pytest.raises(ValueError, match=r"must fit context_length=32, got 4 \+ 29"):
+        BeamSearch().search(random_gpt(), PROMPTS, 29, (), VOCAB)
+    with pytest.raises(ValueError, match="stop_tokens must be at most 8 tokens, got 9"):
+        BeamSearch().search(random_gpt(), PROMPTS, 2, (1,) * 9, VOCAB)

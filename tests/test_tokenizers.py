@@ -253,3 +253,21 @@ def test_the_layer_differs_from_encode_only_where_it_says_so(bpe, layer):
     for text, expected in {"a\x00b": a, "a६b": a + b}.items():
         assert np.asarray(layer([text])[0]).tolist() == expected
         assert bpe.decode(bpe.encode(text)) == text
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+def test_the_bytes_of_tokens_are_those_of_the_text(request, kind, text):
+    tokenizer = request.getfixturevalue(kind)
+    pieces = [tokenizer.token_bytes(int(token_id)) for token_id in tokenizer.encode(text)]
+    assert b"".join(pieces) == text.encode()
+
+
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+def test_special_tokens_have_no_bytes_and_unknown_ids_are_refused(request, kind):
+    tokenizer = request.getfixturevalue(kind)
+    special = [0, 1, 2] if kind == "bpe" else [0]
+    assert [tokenizer.token_bytes(token_id) for token_id in special] == [b""] * len(special)
+    for wrong in (-1, tokenizer.vocab_size):
+        with pytest.raises(ValueError, match=f"token_id must be in .*, got {wrong}"):
+            tokenizer.token_bytes(wrong)

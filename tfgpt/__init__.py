@@ -23,8 +23,11 @@ from tfgpt import (
     pairs,
     plotting,
     positional,
+    precision,
+    samplers,
     scores,
     search,
+    streaming,
     tokenizers,
     training,
     transformer,
@@ -38,7 +41,9 @@ from tfgpt.layers import DecoderLayer, EncoderLayer, FeedForward
 from tfgpt.losses import bits_per_byte, masked_accuracy, masked_loss, perplexity
 from tfgpt.masks import causal_mask, combine_masks, create_masks, padding_mask
 from tfgpt.positional import PositionalEmbedding, apply_rotary, get_angles, positional_encoding
+from tfgpt.precision import cast_model, compare_predictions
 from tfgpt.search import beam_search
+from tfgpt.streaming import stream
 from tfgpt.tokenizers import BPETokenizer, CharTokenizer
 from tfgpt.training import WarmupLinearDecay, WarmupSchedule, evaluate, make_train_step, train
 from tfgpt.transformer import Decoder, Encoder, Transformer
@@ -83,9 +88,11 @@ __all__ = [
     "attention_plots",
     "beam_search",
     "bits_per_byte",
+    "cast_model",
     "causal_mask",
     "checks",
     "combine_masks",
+    "compare_predictions",
     "create_masks",
     "data",
     "device_checks",
@@ -110,10 +117,14 @@ __all__ = [
     "plotting",
     "positional",
     "positional_encoding",
+    "precision",
+    "samplers",
     "scaled_dot_product_attention",
     "scores",
     "search",
     "set_seed",
+    "stream",
+    "streaming",
     "tokenizers",
     "train",
     "training",

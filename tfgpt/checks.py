@@ -9,6 +9,7 @@ when a result is wrong.
 import copy
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from keras import ops
@@ -20,10 +21,13 @@ from tfgpt.attention import (
     scaled_dot_product_attention,
 )
 from tfgpt.data import shift
+from tfgpt.generation import next_token_probabilities
+from tfgpt.gpt import GPT
 from tfgpt.layers import DecoderLayer
-from tfgpt.losses import masked_accuracy, masked_loss
+from tfgpt.losses import bits_per_byte, masked_accuracy, masked_loss
 from tfgpt.masks import causal_mask, create_masks
 from tfgpt.positional import apply_rotary, get_angles, positional_encoding
+from tfgpt.samplers import MinP
 from tfgpt.search import choose, penalty
 from tfgpt.training import WarmupSchedule
 
@@ -97,6 +101,102 @@ def modified_precision(hypothesis, reference, n):
 def crossings(places):
     """Count the pairs of target tokens whose source places are exchanged."""
     return int(np.triu(np.greater.outer(places, places)).sum())
+
+
+def best_pair(words, counts):
+    """Find the most frequent pair of neighbours; of equals, the one with the smallest ids."""
+    pairs = Counter()
+    for word, count in zip(words, counts, strict=True):
+        for pair in pairwise(word):
+            pairs[pair] += count
+    return min(pairs, key=lambda pair: (-pairs[pair], pair))
+
+
+def merge_pair(ids, pair, new_id):
+    """Put new_id in place of each pair of neighbours, from left to right."""
+    merged, place = [], 0
+    while place < len(ids):
+        found = tuple(ids[place : place + 2]) == tuple(pair)
+        merged.append(new_id if found else ids[place])
+        place += 2 if found else 1
+    return merged
+
+
+def forward_flops(vocab_size, num_layers, d_model, length):
+    """Count the floating-point operations of all matrix products of one forward pass."""
+    kernels = 12 * d_model**2 * num_layers + vocab_size * d_model
+    scores_and_sums = 2 * length * d_model * num_layers
+    return 2 * length * (kernels + scores_and_sums)
+
+
+def log_likelihood(token_ids, logits):
+    """Add the log-probabilities of all tokens but the first."""
+    inputs, targets = shift(np.asarray(token_ids))
+    loss = masked_loss(targets[None], np.asarray(logits)[None, :-1], pad_id=None)
+    return -len(inputs) * float(loss)
+
+
+def early_stopping(losses, patience):
+    """Say at which epoch a training stops, and which epoch's weights it keeps."""
+    for epoch in range(len(losses)):
+        best = int(np.argmin(losses[: epoch + 1]))
+        if epoch - best >= patience:
+            break
+    return epoch, best
+
+
+def cached_attention_step(query, key, value, keys, values):
+    """Attend from the newest token to the tokens in the cache and to itself: (K,)."""
+    keys, values = np.vstack([keys, [key]]), np.vstack([values, [value]])
+    query, keys, values = (np.asarray(x, "float32") for x in ([query], keys, values))
+    return scaled_dot_product_attention(query, keys, values)[0][0]
+
+
+def accept_or_replace(p, q, token, point):
+    """Find the distribution of the token that speculative decoding writes."""
+    if point * q[token] < p[token]:
+        return np.eye(len(p))[token]
+    rest = np.maximum(np.subtract(p, q), 0)
+    return rest / rest.sum()
+
+
+def paired_ratio(times, baseline_times, warm_up):
+    """Find the median of the ratios of paired rounds, without the first rounds."""
+    return np.median(np.divide(times, baseline_times)[warm_up:])
+
+
+class CountedSum:
+    """Sum a row, times a rate; and say how often this Python code has run.
+
+    In a trace the count is a constant: it tells which trace a result is from.
+    """
+
+    def __init__(self):
+        self.runs = 0
+
+    def __call__(self, row, rate):
+        """Return a tensor (2,): the sum and the count."""
+        self.runs += 1
+        return ops.stack([ops.sum(row * rate), ops.convert_to_tensor(self.runs, "float32")])
+
+
+def run_traced_once(function, rows, rates):
+    """Show the results of a `CountedSum` whose code runs once for all calls."""
+    return [[np.sum(row) * rate, 1] for row, rate in zip(rows, rates, strict=True)]
+
+
+def training_flops(vocab_size, num_layers, d_model, batch, length, remat):
+    """Count the floating-point operations of the matrix products of one training step."""
+    output = forward_flops(vocab_size, 0, d_model, length)
+    blocks = forward_flops(vocab_size, num_layers, d_model, length) - output
+    # Backward costs two forward passes: gradients of the inputs and of the kernels.
+    return batch * ((4 if remat else 3) * blocks + 3 * output)
+
+
+def decoding_limit(num_weights, batch, bytes_per_weight, peak, bandwidth):
+    """Find the most tokens per second that arithmetic and memory allow."""
+    computing = 2 * num_weights * batch / peak
+    return batch / max(computing, num_weights * bytes_per_weight / bandwidth)
 
 
 EXERCISES = {
@@ -505,6 +605,405 @@ EXERCISES = {
             Case("edge case: one token", ([4],), "One token makes no pair, so nothing crosses."),
         ),
         tolerance=0.0,
+    ),
+    "bytes of a character": Exercise(
+        lambda code_point: len(chr(code_point).encode("utf-8")),
+        (
+            Case("the letter a", (0x61,), "ASCII is a part of UTF-8: see the first row."),
+            Case("月", (0x6708,), "Compare the code point with the limits, not the character."),
+            Case("a full moon", (0x1F315,), "Above U+FFFF a character has the most bytes."),
+            Case(
+                "edge case: the last of its row", (0x7F,), "The last number of a row belongs to it."
+            ),
+            Case("edge case: the first of its row", (0x80,), "The next row begins at this number."),
+            Case(
+                "edge case: the last of row 2", (0x7FF,), "The last number of a row belongs to it."
+            ),
+            Case(
+                "edge case: the last of row 3", (0xFFFF,), "The last number of a row belongs to it."
+            ),
+        ),
+        tolerance=0.0,
+    ),
+    "best pair": Exercise(
+        best_pair,
+        (
+            Case(
+                "one word",
+                ([[5, 7, 5, 7, 6]], [1]),
+                "A pair is two neighbours, in their order; return its two ids.",
+            ),
+            Case(
+                "words with counts",
+                ([[8, 9, 8, 9], [4, 3]], [2, 5]),
+                "A pair in a word that stands 5 times in the text counts 5 times.",
+            ),
+            Case(
+                "a pair inside several words",
+                ([[1, 2], [9, 1, 2], [3, 4]], [2, 2, 3]),
+                "Add the counts of all words that hold the pair.",
+            ),
+            Case(
+                "equal counts",
+                ([[6, 3, 6, 2, 5]], [1]),
+                "Of equally frequent pairs the one with the smallest first id wins.",
+            ),
+            Case(
+                "edge case: equal counts and equal first ids",
+                ([[3, 9], [3, 4]], [2, 2]),
+                "If the first ids are equal too, the second ids decide.",
+            ),
+        ),
+        tolerance=0.0,
+    ),
+    "merge": Exercise(
+        merge_pair,
+        (
+            Case(
+                "one pair",
+                ([4, 5, 6], (4, 5), 9),
+                "The new id stands in place of both: the list becomes shorter.",
+            ),
+            Case(
+                "two pairs",
+                ([4, 5, 6, 4, 5], (4, 5), 9),
+                "Every pair is merged, also one at the end.",
+            ),
+            Case(
+                "the order of a pair",
+                ([5, 4, 4, 6, 5], (4, 5), 9),
+                "Only 4 followed by 5 counts. A token that is in no pair stays.",
+            ),
+            Case(
+                "edge case: three equal tokens",
+                ([4, 4, 4], (4, 4), 9),
+                "Go from left to right; a merged token is in no second pair.",
+            ),
+            Case("edge case: one token", ([4], (4, 5), 9), "One token makes no pair."),
+        ),
+        tolerance=0.0,
+    ),
+    "bits per byte": Exercise(
+        lambda loss, text, num_tokens: bits_per_byte(loss, num_tokens, len(text.encode("utf-8"))),
+        (
+            Case(
+                "one token per character",
+                (1.0, "O Romeo", 7),
+                "The loss is in nats: one bit is ln 2 nats.",
+            ),
+            Case(
+                "two tokens",
+                (3.0, "O Romeo", 2),
+                "The loss is a mean per token. First find the loss of the whole text.",
+            ),
+            Case(
+                "edge case: Chinese",
+                (5.0, "明月", 2),
+                "len(text) counts characters, and one of these has three bytes in UTF-8.",
+            ),
+        ),
+    ),
+    "gpt parameters": Exercise(
+        lambda vocab_size, context_length, num_layers, d_model: GPT(
+            vocab_size, context_length, num_layers, d_model, num_heads=1
+        ).count_params(),
+        (
+            Case(
+                "one block",
+                (10, 4, 1, 8),
+                "Two tables, one block of 12 D^2 + 13 D, the final norm; the output has no table.",
+            ),
+            Case("three blocks", (10, 4, 3, 8), "Only the blocks are there L times."),
+            Case(
+                "a larger vocabulary",
+                (50, 4, 1, 8),
+                "The output uses the embedding table again: count it once.",
+            ),
+            Case("edge case: D = 1", (2, 3, 1, 1), "The final norm has a gain and a bias, 2 D."),
+        ),
+        tolerance=0.0,
+    ),
+    "forward flops": Exercise(
+        forward_flops,
+        (
+            Case(
+                "one position",
+                (10, 1, 8, 1),
+                "A number of a kernel costs two operations: one multiplication, one addition.",
+            ),
+            Case("two layers", (10, 2, 8, 1), "The output kernel is used once, the rest L times."),
+            Case(
+                "16 positions",
+                (10, 2, 8, 16),
+                "Scores and weighted sums meet all T keys at each of the T positions.",
+            ),
+            Case(
+                "edge case: no layer",
+                (10, 0, 8, 16),
+                "Without layers only the product with the output kernel is left.",
+            ),
+        ),
+        tolerance=0.0,
+    ),
+    "log-likelihood": Exercise(
+        log_likelihood,
+        (
+            Case(
+                "two tokens",
+                ([2, 1], features(2, 4)),
+                "The logits at position 0 predict token 1. The last logits predict nothing here.",
+            ),
+            Case(
+                "five tokens",
+                ([2, 1, 3, 0, 3], features(5, 4)),
+                "Add the log-probabilities of all tokens but the first; no mean.",
+            ),
+            Case(
+                "edge case: all tokens equally likely",
+                ([0, 1, 2], np.zeros((3, 4), "float32")),
+                "Each predicted token has the probability 1 / V, also the token 0.",
+            ),
+        ),
+        tolerance=1e-4,
+    ),
+    "early stopping": Exercise(
+        early_stopping,
+        (
+            Case(
+                "patience 2",
+                ([3.0, 2.0, 2.1, 2.2, 1.0], 2),
+                "Stop after 2 epochs without a new best loss; later epochs are never seen.",
+            ),
+            Case(
+                "a second chance",
+                ([3.0, 2.0, 2.1, 1.9, 2.0, 2.5], 2),
+                "Each new best loss sets the count of bad epochs back to 0.",
+            ),
+            Case(
+                "a jump, then falling",
+                ([3.0, 2.0, 2.5, 2.3, 1.9], 2),
+                "Compare with the best loss so far, not with the epoch before.",
+            ),
+            Case(
+                "edge case: equal losses",
+                ([2.0, 2.0, 2.0], 2),
+                "An equal loss is no new best loss: the first one is kept.",
+            ),
+            Case(
+                "edge case: it never stops",
+                ([3.0, 2.0, 2.5], 5),
+                "Then the last epoch is the end; the best epoch is still the smallest loss.",
+            ),
+        ),
+        tolerance=0.0,
+    ),
+    "top-p": Exercise(
+        lambda logits, p: next_token_probabilities(np.asarray(logits)[None], top_p=p)[0],
+        (
+            Case(
+                "three tokens",
+                (np.log([0.5, 0.3, 0.2]), 0.6),
+                "The kept tokens must reach p together, and then they sum to 1 again.",
+            ),
+            Case(
+                "another order",
+                (np.log([0.2, 0.5, 0.3]), 0.6),
+                "Place i of the result belongs to token i, not to the i-th likeliest.",
+            ),
+            Case(
+                "large logits",
+                ([3.0, 1.0, 2.0, 5.0, 4.0], 0.95),
+                "Logits are no probabilities, and no logarithms of them.",
+            ),
+            Case(
+                "edge case: one token has more than p",
+                (np.log([0.1, 0.9]), 0.5),
+                "At least one token must be left.",
+            ),
+            Case(
+                "edge case: p = 1",
+                (np.log([0.1, 0.4, 0.3, 0.2]), 1.0),
+                "Nothing is forbidden. Rounding can keep a sum just below 1.",
+            ),
+        ),
+    ),
+    "min-p": Exercise(
+        lambda logits, p: ops.softmax(MinP(p).adjust(np.asarray(logits)[None], None)[0]),
+        (
+            Case(
+                "three tokens",
+                (np.log([0.6, 0.3, 0.1]), 0.4),
+                "p is a share of something, not a probability. What is kept sums to 1 again.",
+            ),
+            Case(
+                "large logits",
+                ([1.0, 4.0, 3.5, -2.0, 2.5], 0.2),
+                "The rule compares probabilities, not logits.",
+            ),
+            Case("edge case: p = 0", ([1.0, 4.0, 3.5], 0.0), "Nothing is forbidden."),
+            Case(
+                "edge case: p = 1",
+                ([1.0, 4.0, 3.5], 1.0),
+                "The likeliest token must be left: at least, not more than.",
+            ),
+        ),
+    ),
+    "cached attention step": Exercise(
+        cached_attention_step,
+        (
+            Case(
+                "two earlier tokens",
+                (features(2), features(2) + 1, features(2) - 1, features(2, 2), features(2, 2)),
+                "Which tokens may the newest one see? Count the weights.",
+            ),
+            Case(
+                "width 4",
+                (features(4), features(4), features(4) - 1, 3 * features(5, 4), features(5, 4)),
+                "As in notebook 01: products, a division, softmax, a weighted sum.",
+            ),
+            Case(
+                "edge case: the first token",
+                (features(3), features(3), features(3) + 2, np.zeros((0, 3)), np.zeros((0, 3))),
+                "The cache is empty, so there is one weight, and it is 1.",
+            ),
+        ),
+    ),
+    "accept or replace": Exercise(
+        accept_or_replace,
+        (
+            Case(
+                "the model gives more than the draft",
+                (np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.2, 0.6]), 0, 0.95),
+                "The draft proposed too little of this token: no reason to reject it.",
+            ),
+            Case(
+                "accepted by chance",
+                (np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.2, 0.6]), 2, 0.3),
+                "Compare the point with a ratio of the two probabilities of this token.",
+            ),
+            Case(
+                "rejected",
+                (np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.2, 0.6]), 2, 0.5),
+                "Drawn from p, what the draft likes would come too often. The result sums to 1.",
+            ),
+            Case(
+                "edge case: equal distributions",
+                (np.array([0.3, 0.7]), np.array([0.3, 0.7]), 0, 0.999),
+                "A draft that agrees is never rejected.",
+            ),
+            Case(
+                "edge case: an impossible token",
+                (np.array([1.0, 0.0]), np.array([0.4, 0.6]), 1, 0.0),
+                "A token that the model never writes must not be accepted.",
+            ),
+        ),
+    ),
+    "paired ratio": Exercise(
+        paired_ratio,
+        (
+            Case(
+                "three rounds",
+                ([3.0, 4.0, 10.0], [1.0, 2.0, 4.0], 0),
+                "Divide the two times of each round first; the baseline is below.",
+            ),
+            Case(
+                "a disturbed round",
+                ([2.0, 2.0, 20.0], [4.0, 4.0, 4.0], 0),
+                "One disturbed round must not decide, so a mean is of no use here.",
+            ),
+            Case(
+                "a warm-up round",
+                ([90.0, 2.0, 4.0, 3.0], [1.0, 2.0, 2.0, 2.0], 1),
+                "The first warm_up rounds do not count.",
+            ),
+            Case(
+                "edge case: an even number of rounds",
+                ([2.0, 3.0], [1.0, 1.0], 0),
+                "Of two values in the middle, the median is the mean.",
+            ),
+        ),
+    ),
+    "one trace": Exercise(
+        run_traced_once,
+        (
+            Case(
+                "one length, two rates",
+                (CountedSum(), list(features(2, 4)), [0.5, 2.0]),
+                "Column 1 says how often the Python code had run. All calls need one "
+                "tf.function, and each Python number is traced again.",
+            ),
+            Case(
+                "three lengths",
+                (CountedSum(), [features(3), features(5), features(7)], [0.5, 2.0, 0.5]),
+                "Column 1 counts the runs of the Python code: another length was traced again.",
+            ),
+            Case(
+                "edge case: an empty row",
+                (CountedSum(), [features(2), features(0)], [2.0, 3.0]),
+                "The sum of nothing is 0, and no length needs a trace of its own.",
+            ),
+        ),
+    ),
+    "training flops": Exercise(
+        training_flops,
+        (
+            Case(
+                "one token",
+                (10, 1, 8, 1, 1, False),
+                "Forward: notebook 09. Backward: gradients of the inputs and of the kernels.",
+            ),
+            Case(
+                "16 tokens",
+                (10, 2, 8, 1, 16, False),
+                "Attention has two products per layer; each token meets all T keys in both.",
+            ),
+            Case(
+                "4 texts",
+                (10, 2, 8, 4, 16, False),
+                "A token meets the tokens of its own text only, not those of other texts.",
+            ),
+            Case(
+                "with remat",
+                (10, 2, 8, 4, 16, True),
+                "Only the blocks run forward once more. Their backward pass stays as it is.",
+            ),
+            Case(
+                "edge case: no layer",
+                (10, 0, 8, 4, 16, True),
+                "Without blocks remat changes nothing.",
+            ),
+        ),
+        tolerance=0.5,  # whole numbers, also from a product with 4 / 3
+    ),
+    "decoding limit": Exercise(
+        decoding_limit,
+        (
+            Case(
+                "one text",
+                (100, 1, 4, 1000.0, 80.0),
+                "Here reading takes longer than computing. They go on at the same time.",
+            ),
+            Case(
+                "10 texts",
+                (100, 10, 4, 1000.0, 80.0),
+                "The weights are read once per step, for all texts. A step writes 10 tokens.",
+            ),
+            Case(
+                "50 texts",
+                (100, 50, 4, 1000.0, 80.0),
+                "Here arithmetic is the limit: two operations per weight and text.",
+            ),
+            Case(
+                "16 bits",
+                (100, 10, 2, 1000.0, 80.0),
+                "A weight has two bytes now: both limits are nearer to each other.",
+            ),
+            Case(
+                "edge case: both limits at once",
+                (100, 25, 4, 1000.0, 80.0),
+                "Both take equally long, so either one gives the answer.",
+            ),
+        ),
     ),
 }
 

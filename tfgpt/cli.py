@@ -52,6 +52,8 @@ def make_parser():
     generate.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest")
     generate.add_argument("--top-k", type=int, help="draw among the k likeliest")
     generate.add_argument("--top-p", type=float, help="draw among those that sum to p")
+    generate.add_argument("--min-p", type=float, help="draw among those p times the likeliest")
+    generate.add_argument("--repetition-penalty", type=float, help="above 1: repeat less")
     generate.add_argument("--seed", type=int, help="the same seed gives the same text")
     generate.set_defaults(run=run_generate)
 
@@ -96,12 +98,12 @@ def run_demo(options):
 
 
 def run_generate(options):
-    """Print a sample, with the options of `tfgpt generate`."""
+    """Print a sample as it is written, with the options of `tfgpt generate`."""
     from pathlib import Path
 
     import keras
 
-    from tfgpt import CharTokenizer, demo
+    from tfgpt import CharTokenizer, demo, stream
 
     folder = Path(options.run_dir)
     if not (folder / "model.keras").exists():
@@ -109,18 +111,23 @@ def run_generate(options):
             f"--run-dir must hold a trained model, got {str(folder)!r} without model.keras: "
             "run `tfgpt demo` first."
         )
-    print(
-        demo.sample_text(
-            keras.saving.load_model(folder / "model.keras"),
-            CharTokenizer.load(folder / "tokenizer.json"),
-            options.prompt,
-            options.tokens,
-            temperature=options.temperature,
-            top_k=options.top_k,
-            top_p=options.top_p,
-            seed=options.seed,
-        )
+    tokenizer = CharTokenizer.load(folder / "tokenizer.json")
+    pieces = stream(
+        keras.saving.load_model(folder / "model.keras"),
+        tokenizer,
+        demo.sample_start(tokenizer, options.prompt),
+        options.tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        min_p=options.min_p,
+        repetition_penalty=options.repetition_penalty,
+        seed=options.seed,
     )
+    print(options.prompt or "", end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
 
 
 def run_train_translation(options):

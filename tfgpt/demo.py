@@ -140,9 +140,14 @@ def sample_text(model, tokenizer, prompt=None, num_tokens=500, **sampling):
     Returns:
         str, the prompt and its continuation.
     """
-    start = prompt or ("\n" if "\n" in tokenizer.ids else tokenizer.tokens[1])
+    start = sample_start(tokenizer, prompt)
     token_ids = tfgpt.generate(model, tokenizer.encode(start), num_tokens, **sampling)[0]
     return tokenizer.decode(token_ids if prompt else token_ids[len(start) :])
+
+
+def sample_start(tokenizer, prompt=None):
+    """Return the prompt, or without one a line end; a text without lines starts at its first id."""
+    return prompt or ("\n" if "\n" in tokenizer.ids else tokenizer.tokens[1])
 
 
 def summary(history):

@@ -1,20 +1,43 @@
 """Generation: one token at a time, each chosen from the model's distribution.
 
 Up to the context length a GPT decodes with a cache of keys and values, in one
-compiled loop. Past it, the window slides and is run again for every token.
+compiled loop. Past it, the window slides and is run again for every token: exact,
+with the same samplers, but slower. Shape letters: B batch, T length, R room of
+the cache, V vocabulary.
 """
 
+import sys
+import threading
+import time
 import warnings
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
 
 import keras
 import numpy as np
 from keras import ops
 
+from tfgpt.samplers import (
+    Greedy,
+    adjust_logits,
+    check_samplers,
+    draw,
+    make_samplers,
+    seen_tokens,
+)
 from tfgpt.validation import check_integer, check_positive, check_token_ids
 
 # Prompt tokens that enter the cache at once. One size for all prompts, so that
 # another prompt length needs no new program.
 CHUNK = 16
+# A cache has room for 256, 512, 1024, ... tokens: a short text reads no long empty one.
+SMALLEST_ROOM = 256
+MOST_STOP_TOKENS = 8
+# No token: what has not ended, and what is not hidden.
+NONE = -1
+NOTICE = "Compiling the decoding loop; this happens once per batch size and kind of sampler."
+NOTICE_AFTER = 1.0  # seconds
 
 
 def generate(
@@ -26,115 +49,372 @@ def generate(
     top_p=None,
     stop_token=None,
     seed=None,
+    *,
+    min_p=None,
+    repetition_penalty=None,
+    samplers=None,
+    vocab_size=None,
 ):
     """Continue prompts with tokens drawn from a GPT.
 
     Only the last `context_length` tokens are seen; a longer text slides through
-    that window. Padding is never generated if the model has a pad_id. The first
-    call for a batch size compiles the loop; other prompts, lengths, temperatures,
-    k, p and seeds use the same program.
+    that window. Padding is never generated if the model has a pad_id. Prompts may
+    have different lengths: each is continued as it would be alone.
+
+    The first call for a batch size and a kind of samplers compiles the loop. Other
+    prompts, lengths, temperatures, k, p, seeds and stop tokens use the same
+    program, until a text outgrows the cache: 256, 512, 1024, ... tokens.
 
     Args:
         model: GPT, or a Keras model with vocab_size and context_length whose
             logits at a position depend on earlier tokens only (runs uncached).
-        prompt_ids: int array (B, T) or (T,), T >= 1.
+        prompt_ids: int array (B, T) or (T,), T >= 1; or a list of B arrays of
+            different lengths, or a tf.RaggedTensor.
         max_new_tokens: int >= 1, N.
         temperature: float >= 0, divides the logits; 0 takes the likeliest token.
         top_k: int >= 1, draw among the k likeliest tokens; None: all.
         top_p: float in (0, 1], draw among the fewest tokens whose probabilities
             sum to at least p; None: all.
-        stop_token: int, a sequence ends when it is drawn and is filled with it.
-        seed: int, the same seed gives the same tokens; None: different each time.
+        stop_token: int, or a list of at most 8: a sequence ends when one of them is
+            drawn and is filled with it.
+        seed: int, the same seed gives the same tokens; None: different each time. A
+            search does not use it.
+        min_p: float in [0, 1], draw among the tokens at least p times as likely as
+            the likeliest; None: all.
+        repetition_penalty: float > 0, tokens in the text get smaller logits if it
+            is above 1; None: they do not.
+        samplers: list of samplers in place of the five settings above, or an object
+            with a method search(model, prompt, max_new_tokens, stop_tokens,
+            vocab_size) -> int array (B, T + N). A search must fit the context.
+        vocab_size: int in [1, V], ids from it on are never generated; None: V.
 
     Returns:
-        int32 array (B, T + N), prompt included.
+        int32 array (B, T + N), prompt included. For prompts of different lengths a
+        list of B arrays, each N longer than its prompt.
 
     Raises:
-        TypeError: if the prompt is not integer.
-        ValueError: if an argument is outside its range, the prompt is empty, or
-            an id is outside the vocabulary.
+        TypeError: if the prompt is not integer, or samplers holds something else.
+        ValueError: if an argument is outside its range, the prompt is empty, an
+            id is outside the vocabulary, or samplers is given with a setting.
 
     Example:
         >>> from tfgpt import GPT
         >>> model = GPT(10, context_length=4, num_layers=1, d_model=8, num_heads=2)
         >>> generate(model, [[1, 2]], max_new_tokens=3, seed=0).shape
         (1, 5)
+        >>> [len(row) for row in generate(model, [[1, 2], [3]], max_new_tokens=3, seed=0)]
+        [5, 4]
 
     Source: top-p: Holtzman et al., "The Curious Case of Neural Text Degeneration"
-    (2020), section 3.1.
+    (2020), section 3.1; the other samplers: `tfgpt.samplers`.
     """
+    request = make_request(
+        model,
+        prompt_ids,
+        max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        stop_token=stop_token,
+        seed=seed,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        samplers=samplers,
+        vocab_size=vocab_size,
+    )
+    if hasattr(request.samplers, "search"):
+        rows = search_by_length(request)
+    else:
+        decoding = Decoding(request)
+        decoding.advance(decoding.total)
+        rows = decoding.rows()
+    is_even = len({len(row) for row in rows}) == 1
+    return np.stack(rows) if is_even else rows
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `generate` was asked for, checked.
+
+    Args:
+        model: as in `generate`.
+        prompts: list of B int32 arrays (T,).
+        max_new_tokens: int, N.
+        samplers: list of samplers, or an object with a method search.
+        stop_tokens: tuple of int.
+        seed: int or None.
+        vocab_size: int, ids from it on are never generated.
+    """
+
+    model: object
+    prompts: list
+    max_new_tokens: int
+    samplers: object
+    stop_tokens: tuple
+    seed: int | None
+    vocab_size: int
+
+
+def make_request(
+    model,
+    prompt_ids,
+    max_new_tokens,
+    *,
+    stop_token=None,
+    seed=None,
+    samplers=None,
+    vocab_size=None,
+    **settings,
+):
+    """Check the arguments of `generate`; `settings` are those of `make_samplers`."""
     check_positive("max_new_tokens", max_new_tokens)
-    check_sampling(temperature, top_k, top_p)
+    made = make_samplers(**settings)
+    if samplers is None:
+        samplers = made
+    else:
+        check_alone(settings)
+    if not hasattr(samplers, "search"):
+        check_samplers(samplers)
     if seed is not None:
         check_integer("seed", seed, minimum=0)
-    prompt = check_prompt(model, prompt_ids)
-    if stop_token is not None:
-        check_token_ids("stop_token", np.asarray(stop_token), model.vocab_size)
-    batch, length = prompt.shape
-    sampling = {
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "stop_token": stop_token,
-        "pad_id": getattr(model, "pad_id", None),
-        "length": length,
+    return Request(
+        model=model,
+        prompts=check_prompts(model, prompt_ids),
+        max_new_tokens=max_new_tokens,
+        samplers=samplers,
+        stop_tokens=check_stop_tokens(model, stop_token),
+        seed=seed,
+        vocab_size=check_vocab_size(model, vocab_size),
+    )
+
+
+def search_by_length(request):
+    """Run a search on the prompts of each length: a list of B int32 arrays (T + N,)."""
+    context_length = request.model.context_length
+    lengths = [len(prompt) for prompt in request.prompts]
+    if max(lengths) + request.max_new_tokens > context_length:
+        raise ValueError(
+            f"prompt_ids and max_new_tokens of a search must fit context_length={context_length}, "
+            f"got {max(lengths)} + {request.max_new_tokens} tokens."
+        )
+    rows = [None] * len(lengths)
+    for length in sorted(set(lengths)):
+        places = [place for place, other in enumerate(lengths) if other == length]
+        prompts = np.stack([request.prompts[place] for place in places])
+        found = request.samplers.search(
+            request.model,
+            prompts,
+            request.max_new_tokens,
+            request.stop_tokens,
+            request.vocab_size,
+        )
+        for place, row in zip(places, np.asarray(found, dtype="int32"), strict=True):
+            rows[place] = row
+    return rows
+
+
+class Decoding:
+    """A batch of texts in the making.
+
+    All rows share places. A row whose prompt is longer than the shortest takes its
+    own tokens until the prompt ends; a row is done N places after its prompt.
+
+    Args:
+        request: Request with a list of samplers.
+    """
+
+    def __init__(self, request):
+        self.request = request
+        self.model = request.model
+        self.lengths = np.array([len(prompt) for prompt in request.prompts], dtype="int32")  # (B,)
+        self.ends = self.lengths + np.int32(request.max_new_tokens)  # (B,)
+        self.total = int(self.ends.max())
+        # Room for one full window; what lies to the right of a position is never seen.
+        width = max(self.total, self.model.context_length)
+        self.token_ids = np.zeros((len(self.lengths), width), dtype="int32")
+        for row, prompt in zip(self.token_ids, request.prompts, strict=True):
+            row[: len(prompt)] = prompt
+        # One random point per token: the same for the cached and the sliding part.
+        shape = (self.total, len(self.lengths))
+        self.points = np.random.default_rng(request.seed).random(shape, dtype="float32")
+        # Places below it are written in every row.
+        self.position = int(self.lengths.min())
+        # The stop token that ended a row.
+        self.endings = np.full(len(self.lengths), NONE, dtype="int32")  # (B,)
+        has_cache = hasattr(self.model, "decode")
+        self.cached = min(self.total, self.model.context_length) if has_cache else 0
+        self.state = None
+
+    def advance(self, until):
+        """Write tokens up to place `until`, or until every row has ended."""
+        if self.position < min(until, self.cached):
+            self.write_cached(min(until, self.cached))
+        while self.position < until and self.unfinished().any():
+            self.write_sliding()
+
+    def unfinished(self):
+        """Mark the rows that need more tokens: bool (B,)."""
+        return (self.endings == NONE) & (self.position < self.ends)
+
+    def write_cached(self, until):
+        """Write up to place `until` <= context_length in one compiled loop."""
+        if self.state is None:
+            self.start_cache()
+        arguments = self.state, ops.convert_to_tensor(until, "int32"), self.settings
+        run = compiled_loop(self.model, self.request.samplers, arguments)
+        self.state = run(*arguments)
+        written = np.asarray(self.state["token_ids"])
+        self.token_ids[:, : self.cached] = written[:, : self.cached]
+        self.endings = np.array(self.state["endings"])
+        self.position = int(self.state["position"])
+
+    def start_cache(self):
+        """Make the state and the settings of `decode_loop`; they stay on the device."""
+        batch, room = len(self.lengths), cache_room(self.cached, self.model.context_length)
+        points = np.zeros((room, batch), dtype="float32")
+        points[: self.cached] = self.points[: self.cached]
+        stop_tokens = np.full(MOST_STOP_TOKENS, NONE, dtype="int32")
+        stop_tokens[: len(self.request.stop_tokens)] = self.request.stop_tokens
+        state = {
+            "token_ids": self.token_ids[:, :room],
+            "position": np.int32(self.position),
+            "read": np.int32(0),
+            "endings": self.endings,
+        }
+        settings = {
+            "points": points,
+            "lengths": self.lengths,
+            "ends": self.ends,
+            "stop_tokens": stop_tokens,
+            "pad_id": np.int32(pad_id_of(self.model)),
+            "vocab_size": np.int32(self.request.vocab_size),
+        }
+        state, settings = keras.tree.map_structure(ops.convert_to_tensor, (state, settings))
+        self.state = {**state, "caches": self.model.make_caches(batch, room)}
+        numbers = tuple(sampler_numbers(sampler) for sampler in self.request.samplers)
+        self.settings = {**settings, "numbers": numbers}
+
+    def write_sliding(self):
+        """Write one place of every row, running a whole window."""
+        place, context = self.position, self.model.context_length
+        has_ended = self.endings != NONE
+        self.token_ids[has_ended, place] = self.endings[has_ended]
+        is_written = self.unfinished() & (place >= self.lengths)  # (B,)
+        self.position = place + 1
+        if not is_written.any():
+            return
+        start = max(0, place - context)
+        window = self.token_ids[:, start : start + context]  # (B, C), one shape for all steps
+        logits = self.model.predict_on_batch(window)[:, place - 1 - start]  # (B, V)
+        logits = hide_tokens(logits, pad_id_of(self.model), self.request.vocab_size)
+        points = self.points[place]  # (B,)
+        chosen = choose_tokens(self.request.samplers, logits, self.token_ids, place, points)
+        chosen = np.asarray(chosen)
+        self.token_ids[is_written, place] = chosen[is_written]
+        ends = is_written & np.isin(chosen, self.request.stop_tokens)
+        self.endings[ends] = chosen[ends]
+
+    def rows(self):
+        """Return the texts: a list of B int32 arrays (T + N,)."""
+        # If every sequence ended early, the rest is its stop token.
+        unwritten = np.arange(self.token_ids.shape[1]) >= self.position
+        filled = unwritten & (self.endings != NONE)[:, None]
+        token_ids = np.where(filled, self.endings[:, None], self.token_ids)
+        return [row[:end] for row, end in zip(token_ids, self.ends, strict=True)]
+
+
+def cache_room(total, context_length):
+    """Choose how many tokens a cache holds.
+
+    Args:
+        total: int, the tokens it must hold, at most context_length.
+        context_length: int.
+
+    Returns:
+        int, the smallest of 256, 512, 1024, ... that is enough, or context_length if
+        that is less.
+
+    Example:
+        >>> [cache_room(total, context_length=1000) for total in (9, 256, 257, 513)]
+        [256, 256, 512, 1000]
+    """
+    room = SMALLEST_ROOM
+    while room < total:
+        room *= 2
+    return min(room, context_length)
+
+
+def sampler_numbers(sampler):
+    """Return the numbers of a sampler as float32 tensors, by name."""
+    return {
+        field.name: ops.convert_to_tensor(getattr(sampler, field.name), "float32")
+        for field in fields(sampler)
     }
-    total = length + max_new_tokens
-    # One random point per token: the same for the cached and the sliding part.
-    points = np.random.default_rng(seed).random((total, batch), dtype="float32")
-    token_ids = np.zeros((batch, total), dtype="int32")
-    token_ids[:, :length] = prompt
-    cached = min(total, model.context_length) if hasattr(model, "decode") else length
-    if cached > length:
-        token_ids[:, :cached] = generate_cached(model, prompt, cached, points, sampling)
-    return generate_sliding(model, token_ids, max(cached, length), points, sampling)
 
 
-def generate_cached(model, prompt, total, points, sampling):
-    """Fill a text up to `total` <= context_length tokens in one compiled loop."""
-    batch, length = prompt.shape
-    room = model.context_length
-    token_ids = np.zeros((batch, room), dtype="int32")
-    token_ids[:, :length] = prompt
-    padded_points = np.zeros((room, batch), dtype="float32")
-    padded_points[:total] = points[:total]
-    greedy = sampling["temperature"] == 0
-    filtered = sampling["top_k"] is not None or sampling["top_p"] is not None
-    numbers = {
-        "temperature": np.float32(1.0 if greedy else sampling["temperature"]),
-        "top_k": np.int32(sampling["top_k"] or model.vocab_size),
-        "top_p": np.float32(sampling["top_p"] or 1.0),
-        # -1 is no token, so nothing stops.
-        "stop_token": np.int32(-1 if sampling["stop_token"] is None else sampling["stop_token"]),
-    }
-    arguments = (token_ids, padded_points, np.int32(length), np.int32(total), numbers)
-    arguments = keras.tree.map_structure(ops.convert_to_tensor, arguments)
-    run = compiled_loop(model, arguments, greedy, filtered)
-    return np.asarray(run(*arguments))[:, :total]
+@dataclass(frozen=True)
+class Program:
+    """A compiled decoding loop.
+
+    Args:
+        run: function (state, until, settings) -> state.
+        compile_seconds: float, how long it took to compile.
+    """
+
+    run: Callable
+    compile_seconds: float
+
+    def __call__(self, *arguments):
+        """Run the loop."""
+        return self.run(*arguments)
 
 
-def compiled_loop(model, arguments, greedy, filtered):
+def compiled_loop(model, samplers, arguments):
     """Return the compiled decoding loop for arguments of these shapes.
 
     Args:
         model: GPT.
-        arguments: tensors as `decode_loop` takes them; only their shapes count.
-        greedy: bool, take the likeliest token.
-        filtered: bool, use top_k and top_p.
+        samplers: list of samplers; only their types count.
+        arguments: state, until and settings, as `decode_loop` takes them; only
+            their shapes count.
 
     Returns:
-        function (token_ids, points, length, total, numbers) -> token_ids.
+        Program.
     """
     # Kept with the model, so that the programs live as long as its weights.
     programs = model.__dict__.setdefault("generation_programs", {})
-    key = (len(arguments[0]), model.compute_dtype, greedy, filtered)
+    shape = tuple(arguments[0]["token_ids"].shape)
+    key = (*shape, model.compute_dtype, tuple(type(sampler) for sampler in samplers))
     if key not in programs:
-
-        def loop(*arguments):
-            return decode_loop(model, *arguments, greedy, filtered)
-
-        programs[key] = compile_for(model, loop, arguments)
+        programs[key] = compile_loop(model, samplers, arguments)
     return programs[key]
+
+
+def compile_loop(model, samplers, arguments):
+    """Compile `decode_loop`, with a notice if that takes long; return a Program."""
+
+    def loop(*arguments):
+        return decode_loop(model, samplers, *arguments)
+
+    started = time.perf_counter()
+    with notice_if_slow(NOTICE, NOTICE_AFTER):
+        run = compile_for(model, loop, arguments)
+        # XLA compiles in the first call. Up to place 0 there is nothing to write.
+        state, _, settings = arguments
+        run(state, ops.zeros((), dtype="int32"), settings)
+    return Program(run, time.perf_counter() - started)
+
+
+@contextmanager
+def notice_if_slow(message, seconds):
+    """Print `message` on stderr, once, if the block takes longer than `seconds`."""
+    timer = threading.Timer(seconds, lambda: print(message, file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def compile_for(model, function, arguments):
@@ -191,87 +471,113 @@ def compile_with_xla(function, arguments):
     return run
 
 
-def decode_loop(model, token_ids, points, length, total, numbers, greedy, filtered):
-    """Write tokens from position `length` to `total` into token_ids (B, C)."""
-    batch, room = token_ids.shape
+def decode_loop(model, samplers, state, until, settings):
+    """Write tokens up to place `until`, or until every row has ended.
+
+    Args:
+        model: GPT.
+        samplers: list of samplers; their numbers come from `settings`.
+        state: dict: token_ids int32 (B, R), caches, endings int32 (B,), and two
+            scalars: position, below which places are written, and read, below which
+            they are in the caches.
+        until: int32 scalar.
+        settings: dict: points float32 (R, B), lengths and ends int32 (B,), stop_tokens
+            int32 (8,), pad_id, vocab_size, and the numbers of each sampler.
+
+    Returns:
+        dict, the new state.
+    """
+    samplers = [
+        replace(sampler, **numbers)
+        for sampler, numbers in zip(samplers, settings["numbers"], strict=True)
+    ]
+
+    def unfinished(position, token_ids, caches, endings):
+        return (position < until) & ops.any((endings == NONE) & (position < settings["ends"]))
+
+    def write_token(position, token_ids, caches, endings):
+        newest = ops.take(token_ids, position - 1, axis=1)[:, None]  # (B, 1)
+        hidden, caches = model.decode(newest, caches, position - 1)
+        logits = model.logits(hidden)[:, 0]  # (B, 1, V) -> (B, V)
+        logits = hide_tokens(logits, settings["pad_id"], settings["vocab_size"])
+        points = ops.take(settings["points"], position, axis=0)  # (B,)
+        chosen = choose_tokens(samplers, logits, token_ids, position, points)
+        chosen = ops.where(endings == NONE, chosen, endings)
+        in_prompt = position < settings["lengths"]
+        is_stop = ops.any(chosen[:, None] == settings["stop_tokens"], axis=-1)
+        endings = ops.where(~in_prompt & is_stop, chosen, endings)
+        chosen = ops.where(in_prompt, ops.take(token_ids, position, axis=1), chosen)
+        token_ids = ops.slice_update(token_ids, (0, position), chosen[:, None])
+        return position + 1, token_ids, caches, endings
+
+    position, token_ids, caches, endings = ops.while_loop(
+        unfinished,
+        write_token,
+        (state["position"], state["token_ids"], read_prompt(model, state, until), state["endings"]),
+    )
+    return {
+        "token_ids": token_ids,
+        "position": position,
+        "read": position - 1,
+        "endings": endings,
+        "caches": caches,
+    }
+
+
+def read_prompt(model, state, until):
+    """Return the caches with all written places but the last, which is read when used."""
+    token_ids = state["token_ids"]
+    room = token_ids.shape[1]
     chunk = min(CHUNK, room)
 
+    def unread(start, caches):
+        return start < ops.minimum(state["position"], until) - 1
+
     def read_chunk(start, caches):
-        # The last chunk begins earlier, so that it does not pass the context.
+        # The last chunk begins earlier, so that it does not pass the cache. What it
+        # holds beyond the written places is overwritten before it is seen.
         first = ops.minimum(start, room - chunk)
         places = first + ops.arange(chunk, dtype="int32")
         _, caches = model.decode(ops.take(token_ids, places, axis=1), caches, first)
         return start + chunk, caches
 
-    # The prompt but for its last token. What a chunk holds beyond the prompt is
-    # overwritten before it is seen.
-    _, caches = ops.while_loop(
-        lambda start, caches: start < length - 1,
-        read_chunk,
-        (ops.zeros((), dtype="int32"), model.make_caches(batch, room)),
-    )
-
-    def write_token(position, token_ids, caches, stopped):
-        newest = ops.take(token_ids, position, axis=1)[:, None]  # (B, 1)
-        hidden, caches = model.decode(newest, caches, position)
-        logits = hide_padding(model.logits(hidden)[:, 0], model.pad_id)  # (B, 1, V) -> (B, V)
-        if greedy:
-            chosen = ops.cast(ops.argmax(logits, axis=-1), "int32")
-        else:
-            probabilities = with_temperature(logits, numbers["temperature"])
-            if filtered:
-                probabilities = keep_likeliest(probabilities, numbers["top_k"], numbers["top_p"])
-            chosen = draw(probabilities, ops.take(points, position + 1, axis=0))
-        chosen = ops.where(stopped, numbers["stop_token"], chosen)
-        token_ids = ops.slice_update(token_ids, (0, position + 1), chosen[:, None])
-        return position + 1, token_ids, caches, stopped | (chosen == numbers["stop_token"])
-
-    position, token_ids, _, _ = ops.while_loop(
-        lambda position, token_ids, caches, stopped: (position < total - 1) & ~ops.all(stopped),
-        write_token,
-        (length - 1, token_ids, caches, ops.zeros((batch,), dtype="bool")),
-    )
-    # If every sequence stopped early, the rest is the stop token.
-    places = ops.arange(room, dtype="int32")
-    return ops.where(places > position, numbers["stop_token"], token_ids)
+    _, caches = ops.while_loop(unread, read_chunk, (state["read"], state["caches"]))
+    return caches
 
 
-def generate_sliding(model, token_ids, written, points, sampling):
-    """Write token_ids (B, N) from place `written` on, running a whole window each time."""
-    batch, total = token_ids.shape
-    context = model.context_length
-    # Room for one full window; what lies to the right of a position is never seen.
-    buffer = np.zeros((batch, max(total, context)), dtype="int32")
-    buffer[:, :total] = token_ids
-    stop_token = sampling["stop_token"]
-    stopped = np.zeros(batch, dtype=bool)
-    if stop_token is not None:
-        stopped = (token_ids[:, sampling["length"] : written] == stop_token).any(axis=1)
-    for position in range(written, total):
-        if stopped.all():
-            buffer[:, position:total] = stop_token
-            break
-        start = max(0, position - context)
-        window = buffer[:, start : start + context]  # (B, C), one shape for all steps
-        logits = model.predict_on_batch(window)[:, position - 1 - start]  # (B, V)
-        probabilities = next_token_probabilities(
-            hide_padding(logits, sampling["pad_id"]),
-            sampling["temperature"],
-            sampling["top_k"],
-            sampling["top_p"],
-        )
-        buffer[:, position] = draw(probabilities, points[position])
-        if stop_token is not None:
-            buffer[stopped, position] = stop_token
-            stopped |= buffer[:, position] == stop_token
-    return buffer[:, :total]
+def choose_tokens(samplers, logits, token_ids, position, points):
+    """Choose the next token of each row.
+
+    Args:
+        samplers: list of samplers.
+        logits: float32 tensor (B, V).
+        token_ids: int32 tensor (B, T), the texts.
+        position: int scalar, how many tokens of each text are written.
+        points: float tensor (B,), uniform in [0, 1), where tokens are drawn.
+
+    Returns:
+        int32 tensor (B,).
+    """
+    seen = None
+    if any(getattr(sampler, "uses_seen", False) for sampler in samplers):
+        seen = seen_tokens(token_ids, position, logits.shape[-1])
+    if samplers and isinstance(samplers[-1], Greedy):
+        logits = adjust_logits(samplers[:-1], logits, seen)
+        return ops.cast(ops.argmax(logits, axis=-1), "int32")
+    return draw(ops.softmax(adjust_logits(samplers, logits, seen), axis=-1), points)
 
 
-def hide_padding(logits, pad_id):
-    """Make padding impossible: (B, V) -> (B, V)."""
-    if pad_id is None:
-        return ops.convert_to_tensor(logits)
-    return ops.where(ops.arange(logits.shape[-1]) == pad_id, -np.inf, logits)
+def hide_tokens(logits, pad_id, vocab_size):
+    """Make the pad_id, and ids from vocab_size on, impossible: (B, V) -> (B, V)."""
+    token_ids = ops.arange(logits.shape[-1], dtype="int32")
+    is_hidden = (token_ids == pad_id) | (token_ids >= vocab_size)
+    return ops.where(is_hidden, -np.inf, ops.cast(logits, "float32"))
+
+
+def pad_id_of(model):
+    """Return the id that is never generated; -1 if there is none."""
+    value = getattr(model, "pad_id", None)
+    return NONE if value is None else value
 
 
 def next_token_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
@@ -294,69 +600,81 @@ def next_token_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
         >>> np.array(next_token_probabilities(logits, top_p=0.6)).round(3).tolist()
         [[0.625, 0.375, 0.0]]
     """
-    check_sampling(temperature, top_k, top_p)
+    samplers = make_samplers(temperature, top_k, top_p)
     logits = ops.convert_to_tensor(logits, dtype="float32")
     if temperature == 0:
         return ops.one_hot(ops.argmax(logits, axis=-1), logits.shape[-1], dtype="float32")
-    probabilities = with_temperature(logits, temperature)
-    if top_k is None and top_p is None:
-        return probabilities
-    return keep_likeliest(probabilities, top_k or logits.shape[-1], 1.0 if top_p is None else top_p)
+    return ops.softmax(adjust_logits(samplers, logits, None), axis=-1)
 
 
-def with_temperature(logits, temperature):
-    """Compute softmax(logits / temperature): float32 (B, V) -> (B, V)."""
-    # The largest becomes 0 first, and float32 makes of no temperature 0 or infinity.
-    temperature = ops.clip(ops.convert_to_tensor(temperature, "float32"), 1e-30, 1e30)
-    logits = logits - ops.max(logits, axis=-1, keepdims=True)
-    return ops.softmax(logits / temperature, axis=-1)
+def check_alone(settings):
+    """Raise if a setting of `make_samplers` is given next to samplers."""
+    defaults = {"temperature": 1.0}
+    for name, value in settings.items():
+        if value != defaults.get(name):
+            raise ValueError(f"{name} must not be given with samplers, got {value!r}.")
 
 
-def keep_likeliest(probabilities, top_k, top_p):
-    """Keep the k likeliest, of these the fewest that sum to p: (B, V) -> (B, V)."""
-    order = ops.flip(ops.argsort(probabilities, axis=-1), axis=-1)  # likeliest first
-    ranked = ops.take_along_axis(probabilities, order, axis=-1)
-    ranked = ops.where(ops.arange(ranked.shape[-1]) < top_k, ranked, 0.0)
-    before = ops.cumsum(ranked, axis=-1) - ranked
-    # The first token is always kept: nothing stands before it. p = 1 keeps all.
-    enough = before >= top_p * ops.sum(ranked, axis=-1, keepdims=True)
-    ranked = ops.where(enough & (top_p < 1.0), 0.0, ranked)
-    ranked = ranked / ops.sum(ranked, axis=-1, keepdims=True)
-    return ops.take_along_axis(ranked, ops.argsort(order, axis=-1), axis=-1)
+def check_stop_tokens(model, stop_token):
+    """Return the stop tokens as a tuple of int."""
+    if stop_token is None or (isinstance(stop_token, (list, tuple)) and not stop_token):
+        return ()
+    tokens = np.asarray(stop_token)
+    check_token_ids("stop_token", tokens, model.vocab_size)
+    if tokens.ndim > 1 or tokens.size > MOST_STOP_TOKENS:
+        raise ValueError(
+            f"stop_token must be an integer or at most {MOST_STOP_TOKENS} of them, "
+            f"got shape {tokens.shape}."
+        )
+    return tuple(np.atleast_1d(tokens).tolist())
 
 
-def draw(probabilities, points):
-    """Pick the token at a random point of the distribution.
-
-    Args:
-        probabilities: float tensor (B, V), rows sum to 1.
-        points: float tensor (B,), uniform in [0, 1).
-
-    Returns:
-        int32 tensor (B,).
-    """
-    limits = ops.cumsum(probabilities, axis=-1)
-    points = points[:, None] * limits[:, -1:]
-    # Rounding can put a point on the last limit; no token lies beyond that.
-    beyond = (limits <= points) & (limits < limits[:, -1:])
-    return ops.sum(ops.cast(beyond, "int32"), axis=-1)
+def check_vocab_size(model, vocab_size):
+    """Return how many ids may be generated."""
+    if vocab_size is None:
+        return model.vocab_size
+    check_positive("vocab_size", vocab_size)
+    if vocab_size > model.vocab_size:
+        raise ValueError(
+            f"vocab_size must be at most the model's vocab_size={model.vocab_size}, "
+            f"got {vocab_size}."
+        )
+    return int(vocab_size)
 
 
-def check_sampling(temperature, top_k, top_p):
-    """Raise unless the sampling arguments are in range."""
-    if isinstance(temperature, str) or not temperature >= 0 or not np.isfinite(temperature):
-        raise ValueError(f"temperature must be >= 0 and finite, got {temperature!r}.")
-    if top_k is not None:
-        check_positive("top_k", top_k)
-    if top_p is not None and (isinstance(top_p, str) or not 0 < top_p <= 1):
-        raise ValueError(f"top_p must be in (0, 1], got {top_p!r}.")
-
-
-def check_prompt(model, prompt_ids):
-    """Return the prompt as an int32 array (B, T)."""
+def check_prompts(model, prompt_ids):
+    """Return the prompts as a list of int32 arrays (T,)."""
     for name in ("vocab_size", "context_length"):
         if not hasattr(model, name):
             raise TypeError(f"model must have the attribute {name}, got {type(model).__name__}.")
+    rows = prompt_rows(prompt_ids)
+    for row in rows:
+        check_token_ids("prompt_ids", row, model.vocab_size)
+    longest = max(len(row) for row in rows)
+    if longest > model.context_length:
+        warnings.warn(
+            f"The prompt has {longest} tokens; the model sees the last "
+            f"context_length={model.context_length} of them.",
+            # The caller of `generate`, or of another function that makes a request.
+            stacklevel=4,
+        )
+    return [row.astype("int32") for row in rows]
+
+
+def prompt_rows(prompt_ids):
+    """Split prompts into a list of arrays (T,), T >= 1."""
+    if hasattr(prompt_ids, "to_list"):  # a tf.RaggedTensor
+        prompt_ids = prompt_ids.to_list()
+    if isinstance(prompt_ids, (list, tuple)):
+        rows = [np.asarray(row) for row in prompt_ids]
+        lengths = [len(row) if row.ndim == 1 else None for row in rows]
+        if None not in lengths and len(set(lengths)) > 1:
+            if 0 in lengths:
+                raise ValueError(
+                    "prompt_ids must have a token in every row, got none in row "
+                    f"{lengths.index(0)}."
+                )
+            return rows
     prompt = np.asarray(prompt_ids)
     if prompt.ndim == 1:
         prompt = prompt[None]
@@ -364,11 +682,4 @@ def check_prompt(model, prompt_ids):
         raise ValueError(
             f"prompt_ids must have shape (B, T) or (T,) with T >= 1, got {prompt.shape}."
         )
-    check_token_ids("prompt_ids", prompt, model.vocab_size)
-    if prompt.shape[1] > model.context_length:
-        warnings.warn(
-            f"The prompt has {prompt.shape[1]} tokens; the model sees the last "
-            f"context_length={model.context_length} of them.",
-            stacklevel=3,
-        )
-    return prompt.astype("int32")
+    return list(prompt)

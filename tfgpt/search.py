@@ -1,14 +1,17 @@
-"""Beam search: the likeliest target that an encoder-decoder finds for a source.
+"""Beam search: a likely target for a source, or a likely continuation of a text.
 
-The source is encoded once. The whole search is one compiled loop with a cache of
-keys and values for each beam. With one beam it is greedy decoding.
+`beam_search` is for an encoder-decoder, which encodes the source once; `BeamSearch` is
+for a GPT. Both run one compiled loop with a cache of keys and values for each beam.
+With one beam it is greedy decoding.
 """
+
+from dataclasses import dataclass
 
 import keras
 import numpy as np
 from keras import ops
 
-from tfgpt.generation import compile_for
+from tfgpt.generation import CHUNK, MOST_STOP_TOKENS, NONE, cache_room, compile_for
 from tfgpt.masks import padding_mask
 from tfgpt.validation import check_length, check_positive, check_token_ids
 
@@ -83,70 +86,291 @@ def beam_search(
         "length_penalty": np.float32(length_penalty),
         "steps": np.int32(max_new_tokens),
     }
-    arguments = keras.tree.map_structure(ops.convert_to_tensor, (source, numbers))
-    run = compiled_search(model, arguments, beam_size)
-    token_ids, scores = run(*arguments)
+    token_ids, scores = run_compiled(model, target_loop, (source, numbers), beam_size)
     return np.asarray(token_ids)[:, :, :max_new_tokens], np.asarray(scores)
 
 
-def compiled_search(model, arguments, beam_size):
-    """Return the compiled search for arguments of these shapes."""
+@dataclass(frozen=True)
+class BeamSearch:
+    """Continue texts with a GPT, keeping the best `beam_size` beginnings at every step.
+
+    Give it to `generate`. It finds a likely text, not a varied one: nothing is drawn.
+    A beginning that has reached a stop token stays and competes with the others.
+    Beginnings are ranked by log p / ((5 + length) / 6)^length_penalty; the length is
+    the number of new tokens, the stop token counted.
+
+    Args:
+        beam_size: int >= 1, K; 1 is greedy decoding.
+        length_penalty: float >= 0; 0 prefers short texts, larger values longer ones. It
+            matters only if there are stop tokens.
+
+    Raises:
+        ValueError: if an argument is outside its range.
+
+    Example:
+        >>> from tfgpt import GPT
+        >>> model = GPT(10, context_length=8, num_layers=1, d_model=8, num_heads=2)
+        >>> prompt = np.array([[1, 2]], "int32")
+        >>> BeamSearch(beam_size=2).search(model, prompt, 3, (), vocab_size=10).shape
+        (1, 5)
+
+    Source: Wu et al., "Google's Neural Machine Translation System" (2016), section 7
+    (length penalty).
+    """
+
+    beam_size: int = 4
+    length_penalty: float = 1.0
+
+    def __post_init__(self):
+        check_beams(self.beam_size, self.length_penalty)
+
+    def search(self, model, prompt, max_new_tokens, stop_tokens, vocab_size):
+        """Find the best continuation of each prompt.
+
+        The first call for a batch size compiles the search. Prompts of other lengths,
+        other numbers of tokens, stop tokens and penalties use the same program; a text
+        that is longer than any before may need a larger one.
+
+        Args:
+            model: GPT. Its pad_id is never chosen.
+            prompt: int32 array (B, T).
+            max_new_tokens: int >= 1, N; T + N <= context_length.
+            stop_tokens: tuple of at most 8 ints, the tokens that end a text.
+            vocab_size: int, only ids below it are chosen.
+
+        Returns:
+            int32 array (B, T + N), prompt included; after a stop token a text is
+            filled with it.
+
+        Raises:
+            ValueError: if T + N > context_length, or there are too many stop tokens.
+        """
+        arguments = search_arguments(model, prompt, max_new_tokens, stop_tokens, vocab_size)
+        arguments[1]["length_penalty"] = np.float32(self.length_penalty)
+        token_ids = run_compiled(model, text_loop, arguments, self.beam_size)
+        return np.asarray(token_ids)[:, : prompt.shape[1] + max_new_tokens]
+
+
+def run_compiled(model, function, arguments, *settings):
+    """Run function(model, *arguments, *settings), compiled once for these shapes.
+
+    Args:
+        model: the model that the function uses.
+        function: function of the model, tensors and settings; returns tensors.
+        arguments: tuple of arrays or dicts and tuples of them; with the same settings
+            only the shape of the first may differ between calls.
+        *settings: what is fixed in the program, such as the number of beams.
+
+    Returns:
+        what the function returns.
+    """
+    arguments = keras.tree.map_structure(ops.convert_to_tensor, arguments)
     # Kept with the model, so that the programs live as long as its weights.
     programs = model.__dict__.setdefault("search_programs", {})
-    key = (tuple(arguments[0].shape), beam_size, model.compute_dtype)
+    key = (function.__name__, tuple(arguments[0].shape), *settings, model.compute_dtype)
     if key not in programs:
 
-        def search(*arguments):
-            return search_loop(model, *arguments, beam_size)
+        def program(*arguments):
+            return function(model, *arguments, *settings)
 
-        programs[key] = compile_for(model, search, arguments)
-    return programs[key]
+        programs[key] = compile_for(model, program, arguments)
+    return programs[key](*arguments)
 
 
-def search_loop(model, source, numbers, beam_size):
+def search_arguments(model, prompt, max_new_tokens, stop_tokens, vocab_size):
+    """Return the arrays that a compiled search of texts takes.
+
+    Args:
+        model: GPT.
+        prompt: int32 array (B, T).
+        max_new_tokens: int, N.
+        stop_tokens: tuple of ints.
+        vocab_size: int, only ids below it may be chosen.
+
+    Returns:
+        token_ids: int32 array (B, C), the prompt and room for new tokens.
+        numbers: dict of arrays: length T, total T + N, vocab_size, stop_tokens (8,).
+
+    Raises:
+        ValueError: if T + N > context_length, or there are too many stop tokens.
+    """
+    length = prompt.shape[1]
+    total = length + max_new_tokens
+    if total > model.context_length:
+        raise ValueError(
+            "prompt and max_new_tokens must fit "
+            f"context_length={model.context_length}, got {length} + {max_new_tokens} tokens."
+        )
+    if len(stop_tokens) > MOST_STOP_TOKENS:
+        raise ValueError(
+            f"stop_tokens must be at most {MOST_STOP_TOKENS} tokens, got {len(stop_tokens)}."
+        )
+    room = cache_room(total, model.context_length)
+    unused = [NONE] * (MOST_STOP_TOKENS - len(stop_tokens))
+    numbers = {
+        "length": np.int32(length),
+        "total": np.int32(total),
+        "vocab_size": np.int32(vocab_size),
+        "stop_tokens": np.array([*stop_tokens, *unused], "int32"),
+    }
+    return np.pad(prompt.astype("int32"), ((0, 0), (0, room - length))), numbers
+
+
+def read_chunks(model, token_ids, start, end, caches):
+    """Bring the tokens from place `start` up to `end` into the caches, 16 at once.
+
+    More may be read than asked for: entries from `end` on are wrong, and must be
+    overwritten before they are seen.
+
+    Args:
+        model: GPT.
+        token_ids: int32 tensor (B, C).
+        start: int scalar; all before it is in the caches.
+        end: int scalar, at most C.
+        caches: caches of the model for (B, C).
+
+    Returns:
+        hidden: tensor (B, C, D), the final hidden states of the tokens that were read.
+        caches: with these tokens.
+    """
+    batch, room = token_ids.shape
+    chunk = min(CHUNK, room)
+
+    def read(start, hidden, caches):
+        # The last chunk begins earlier, so that it does not pass the end of the room.
+        first = ops.minimum(start, room - chunk)
+        places = first + ops.arange(chunk, dtype="int32")
+        new, caches = model.decode(ops.take(token_ids, places, axis=1), caches, first)
+        return start + chunk, ops.slice_update(hidden, (0, first, 0), new), caches
+
+    hidden = ops.zeros((batch, room, model.d_model), dtype=model.compute_dtype)
+    _, hidden, caches = ops.while_loop(
+        lambda start, hidden, caches: start < end,
+        read,
+        (ops.convert_to_tensor(start, dtype="int32"), hidden, caches),
+    )
+    return hidden, caches
+
+
+def may_be_chosen(model, vocab_size):
+    """Tell which ids a search may choose: all below vocab_size but padding, bool (V,)."""
+    ids = ops.arange(model.vocab_size, dtype="int32")
+    allowed = ids < vocab_size
+    return allowed if model.pad_id is None else allowed & (ids != model.pad_id)
+
+
+def repeat_rows(tree, times):
+    """Repeat each row of all tensors: (B, ...) -> (B times, ...)."""
+    return keras.tree.map_structure(lambda x: ops.repeat(x, times, axis=0), tree)
+
+
+def text_loop(model, token_ids, numbers, beam_size):
+    """Run the search of `BeamSearch`: prompts (B, C) -> the best texts (B, C)."""
+    batch, room = token_ids.shape
+    last = numbers["length"] - 1
+    caches = model.make_caches(batch, room)
+    _, caches = read_chunks(model, token_ids, 0, last, caches)
+
+    def step(newest, caches, position):
+        hidden, caches = model.decode(newest, caches, position)
+        return model.logits(hidden)[:, 0], caches  # (B K, V)
+
+    token_ids, _ = beam_loop(
+        step,
+        repeat_rows(caches, beam_size),
+        ops.repeat(token_ids[:, None], beam_size, axis=1),
+        (last, numbers["total"] - 1),
+        may_be_chosen(model, numbers["vocab_size"]),
+        numbers,
+    )
+    return token_ids[:, 0]  # the best is the first
+
+
+def target_loop(model, source, numbers, beam_size):
     """Run the search of `beam_search`: source (B, S) -> (B, K, max_length), (B, K)."""
     batch, room = source.shape[0], model.stack_settings["max_length"]
     cross_mask = padding_mask(source, model.pad_id)  # (B, 1, 1, S)
     memories = model.decoder.make_memories(model.encoder(source, mask=cross_mask))
-    # One row per beam: (B, ...) -> (B K, ...)
-    memories = keras.tree.map_structure(lambda x: ops.repeat(x, beam_size, axis=0), memories)
-    cross_mask = ops.repeat(cross_mask, beam_size, axis=0)
+    memories, cross_mask = repeat_rows((memories, cross_mask), beam_size)
 
-    def has_ended(newest):
-        # The pad_id can be chosen after an end token only.
-        return (newest == numbers["end_id"]) | (newest == model.pad_id)
+    def step(newest, caches, position):
+        output, caches = model.decoder.decode(newest, caches, position, memories, cross_mask)
+        return model.logits(output)[:, 0], caches  # (B K, V)
 
-    def advance(position, newest, token_ids, totals, lengths, caches):
-        output, caches = model.decoder.decode(
-            ops.reshape(newest, (-1, 1)), caches, position, memories, cross_mask
-        )
-        logits = model.logits(output)[:, 0]  # (B K, V)
+    token_ids, scores = beam_loop(
+        step,
+        model.decoder.make_caches(batch * beam_size, room),
+        ops.full((batch, beam_size, room + 1), numbers["start_id"], dtype="int32"),
+        (ops.zeros((), dtype="int32"), numbers["steps"]),
+        ops.arange(model.target_vocab_size) != model.pad_id,
+        numbers | {"stop_tokens": numbers["end_id"][None]},
+    )
+    token_ids = token_ids[:, :, 1:]
+    is_end = ops.cast(token_ids == numbers["end_id"], "int32")
+    comes_after = ops.cumsum(is_end, axis=-1) > is_end
+    return ops.where(comes_after, model.pad_id, token_ids), scores
+
+
+def beam_loop(step, caches, token_ids, places, allowed, numbers):
+    """Continue all beams of all texts until they have ended or are full.
+
+    Args:
+        step: function (newest tokens (B K, 1), caches, position) -> logits (B K, V) of
+            the tokens after them, and the caches.
+        caches: tensors (B K, ...), they hold what stands before the first place.
+        token_ids: int32 tensor (B, K, C), the beginnings; the beams of a text are alike.
+        places: two int scalars: the place of the newest token, and the last to be written.
+        allowed: bool tensor (V,), the tokens that may be chosen.
+        numbers: dict of tensors: stop_tokens (S,), length_penalty.
+
+    Returns:
+        token_ids: int32 tensor (B, K, C), best first. An ended beam is filled with the
+            token that ended it. Places after the last have no meaning.
+        scores: float32 tensor (B, K), the penalised log-probabilities.
+    """
+    batch, beam_size, room = token_ids.shape
+    first, last = places
+
+    def advance(position, token_ids, totals, lengths, ended, caches):
+        newest = ops.take(token_ids, position, axis=2)  # (B, K)
+        logits, caches = step(ops.reshape(newest, (-1, 1)), caches, position)
         continuations = ops.reshape(ops.log_softmax(logits), (batch, beam_size, -1))
-        ended = has_ended(newest)  # (B, K)
-        continuations = only_padding_after_end(continuations, ended, model.pad_id)
+        continuations = only_repeats_after_end(continuations, newest, ended, allowed)
         lengths = lengths + ops.cast(~ended, "float32")
         beams, tokens, totals = choose(continuations, totals, lengths, numbers["length_penalty"])
 
         token_ids = pick_beams(token_ids, beams)
-        token_ids = ops.slice_update(token_ids, (0, 0, position), tokens[..., None])
+        token_ids = ops.slice_update(token_ids, (0, 0, position + 1), tokens[..., None])
+        ended = pick_beams(ended, beams) | is_any_of(tokens, numbers["stop_tokens"])
         caches = keras.tree.map_structure(lambda x: reorder_rows(x, beams), caches)
-        return position + 1, tokens, token_ids, totals, pick_beams(lengths, beams), caches
+        return position + 1, token_ids, totals, pick_beams(lengths, beams), ended, caches
 
-    def unfinished(position, newest, *state):
-        return (position < numbers["steps"]) & ~ops.all(has_ended(newest))
+    def unfinished(position, token_ids, totals, lengths, ended, caches):
+        return (position < last) & ~ops.all(ended)
 
-    starts = ops.full((batch, beam_size), numbers["start_id"], dtype="int32")
     state = (
-        ops.zeros((), dtype="int32"),
-        starts,
-        ops.full((batch, beam_size, room), model.pad_id, dtype="int32"),
+        first,
+        token_ids,
         # All beams begin alike: only the first counts.
         ops.where(ops.arange(beam_size) == 0, ops.zeros((batch, beam_size)), IMPOSSIBLE),
         ops.zeros((batch, beam_size)),
-        model.decoder.make_caches(batch * beam_size, room),
+        ops.zeros((batch, beam_size), dtype="bool"),
+        caches,
     )
-    _, _, token_ids, totals, lengths, _ = ops.while_loop(unfinished, advance, state)
+    position, token_ids, totals, lengths, _, _ = ops.while_loop(unfinished, advance, state)
+    token_ids = fill_after(token_ids, position)
     return token_ids, totals / penalty(lengths, numbers["length_penalty"])
+
+
+def is_any_of(tokens, stop_tokens):
+    """Tell which tokens are among the stop tokens: int (...) and (S,) -> bool (...)."""
+    return ops.any(tokens[..., None] == stop_tokens, axis=-1)
+
+
+def fill_after(token_ids, position):
+    """Repeat the token at a place in all later places: (..., C) -> (..., C)."""
+    newest = ops.take(token_ids, position, axis=-1)[..., None]
+    return ops.where(ops.arange(token_ids.shape[-1]) > position, newest, token_ids)
 
 
 def penalty(lengths, length_penalty):
@@ -154,20 +378,21 @@ def penalty(lengths, length_penalty):
     return ((5.0 + lengths) / 6.0) ** length_penalty
 
 
-def only_padding_after_end(continuations, ended, pad_id):
-    """Forbid padding in a running beam, and all but padding in an ended one.
+def only_repeats_after_end(continuations, newest, ended, allowed):
+    """Let an ended beam repeat its last token only, and a running one only choose as allowed.
 
     Args:
         continuations: float32 tensor (B, K, V), log-probabilities.
+        newest: int tensor (B, K), the last tokens.
         ended: bool tensor (B, K).
-        pad_id: int.
+        allowed: bool tensor (V,).
 
     Returns:
         float32 tensor (B, K, V).
     """
-    is_padding = ops.arange(continuations.shape[-1]) == pad_id
-    free = ops.where(is_padding, 0.0, IMPOSSIBLE)
-    running = ops.where(is_padding, IMPOSSIBLE, continuations)
+    is_newest = ops.arange(continuations.shape[-1]) == newest[..., None]  # (B, K, V)
+    free = ops.where(is_newest, 0.0, IMPOSSIBLE)
+    running = ops.where(allowed, continuations, IMPOSSIBLE)
     return ops.where(ended[..., None], free, running)
 
 
@@ -210,11 +435,16 @@ def reorder_rows(x, beams):
     return ops.take(x, ops.reshape(rows, (-1,)), axis=0)
 
 
-def check_search(model, beam_size, length_penalty, max_new_tokens):
-    """Raise unless the arguments of a search are in range."""
+def check_beams(beam_size, length_penalty):
+    """Raise unless number of beams and length penalty are in range."""
     check_positive("beam_size", beam_size)
     if isinstance(length_penalty, str) or not 0 <= length_penalty < float("inf"):
         raise ValueError(f"length_penalty must be >= 0 and finite, got {length_penalty!r}.")
+
+
+def check_search(model, beam_size, length_penalty, max_new_tokens):
+    """Raise unless the arguments of `beam_search` are in range."""
+    check_beams(beam_size, length_penalty)
     check_positive("max_new_tokens", max_new_tokens)
     max_length = model.stack_settings["max_length"]
     if max_new_tokens > max_length:

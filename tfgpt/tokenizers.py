@@ -3,6 +3,7 @@
 Both keep id 0 for padding, so that losses and masks can ignore it.
 """
 
+import functools
 import json
 from pathlib import Path
 
@@ -119,6 +120,20 @@ class CharTokenizer:
         """
         check_id(token_id, self.vocab_size)
         return self.tokens[token_id]
+
+    def token_bytes(self, token_id):
+        """Return the UTF-8 bytes that one id adds to a text.
+
+        Args:
+            token_id: int in [0, vocab_size).
+
+        Returns:
+            bytes, none for padding.
+
+        Raises:
+            ValueError: if the id is outside the vocabulary.
+        """
+        return self.id_to_token(token_id).encode() if token_id else b""
 
     def save(self, path):
         """Write the vocabulary as UTF-8 JSON.
@@ -280,8 +295,25 @@ class BPETokenizer:
         text = self.library_tokenizer.decode([token_id])
         if "\ufffd" not in text:
             return text
-        piece_bytes = bytes(byte_values()[character] for character in token)
-        return "".join(f"<{byte:02X}>" for byte in piece_bytes)
+        return "".join(f"<{byte:02X}>" for byte in self.token_bytes(token_id))
+
+    def token_bytes(self, token_id):
+        """Return the bytes that one id adds to a text; they may be a part of a character.
+
+        Args:
+            token_id: int in [0, vocab_size).
+
+        Returns:
+            bytes, none for a special token.
+
+        Raises:
+            ValueError: if the id is outside the vocabulary.
+        """
+        if not self.decode([token_id]):  # a special token
+            return b""
+        values = byte_values()
+        token = self.library_tokenizer.id_to_token(token_id)
+        return bytes(values[character] for character in token)
 
     def save(self, path):
         """Write the tokenizer as JSON, in the format of the `tokenizers` library.
@@ -355,6 +387,7 @@ def check_id(token_id, vocab_size):
         raise ValueError(f"token_id must be in [0, {vocab_size}), got {token_id}.")
 
 
+@functools.cache
 def byte_values():
     """Map each character of the byte-level alphabet to its byte.
 

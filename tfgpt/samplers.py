@@ -1,0 +1,391 @@
+"""Samplers: which tokens may come next, and how likely each of them is.
+
+A sampler takes logits (B, V) and gives logits (B, V). A forbidden token gets
+-inf. A list of samplers is applied in order. B batch, V vocabulary.
+
+The numbers of a sampler may be tensors: a compiled loop takes them as arguments,
+so that another k, p or temperature needs no new program.
+"""
+
+from dataclasses import dataclass, fields, is_dataclass
+from typing import ClassVar
+
+import numpy as np
+from keras import ops
+
+from tfgpt.validation import check_positive
+
+# What a number may be: the rule in words, and as a function.
+ANY = ("a number", lambda number: True)
+POSITIVE = ("> 0 and finite", lambda number: 0 < number < np.inf)
+NOT_NEGATIVE = (">= 0 and finite", lambda number: 0 <= number < np.inf)
+POSITIVE_SHARE = ("in (0, 1]", lambda number: 0 < number <= 1)
+SHARE = ("in [0, 1]", lambda number: 0 <= number <= 1)
+# Logits are divided by a temperature of at least this: float32 makes no infinity of them.
+LOWEST_TEMPERATURE = 1e-20
+HIGHEST_TEMPERATURE = 1e30
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """Keep the likeliest token only; of equal ones the first.
+
+    Example:
+        >>> np.array(Greedy().adjust(np.array([[1.0, 3.0, 2.0]]), None)).tolist()
+        [[-inf, 3.0, -inf]]
+    """
+
+    def adjust(self, logits, seen):
+        """Forbid all but the largest logit: float32 (B, V) -> (B, V)."""
+        logits = ops.convert_to_tensor(logits, "float32")
+        places = ops.arange(logits.shape[-1], dtype="int32")
+        likeliest = ops.cast(ops.argmax(logits, axis=-1), "int32")  # (B, V) -> (B,)
+        return ops.where(places == likeliest[:, None], logits, -np.inf)
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """Divide the logits: below 1 the likeliest gain, above 1 all become more equal.
+
+    Args:
+        temperature: float > 0.
+
+    Raises:
+        ValueError: if the temperature is not positive and finite.
+
+    Example:
+        >>> np.array(Temperature(0.5).adjust(np.array([[1.0, -2.0]]), None)).tolist()
+        [[2.0, -4.0]]
+    """
+
+    temperature: float
+
+    def __post_init__(self):
+        check_number("temperature", self.temperature, POSITIVE)
+
+    def adjust(self, logits, seen):
+        """Divide by the temperature: float32 (B, V) -> (B, V)."""
+        temperature = ops.convert_to_tensor(self.temperature, "float32")
+        temperature = ops.clip(temperature, LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE)
+        return ops.convert_to_tensor(logits, "float32") / temperature
+
+
+@dataclass(frozen=True)
+class TopK:
+    """Keep the k likeliest tokens; of equal ones at the border the first.
+
+    Args:
+        k: int >= 1; more than V keeps all.
+
+    Raises:
+        ValueError: if k is no integer >= 1.
+
+    Example:
+        >>> np.array(TopK(2).adjust(np.array([[1.0, 3.0, 2.0, 0.0]]), None)).tolist()
+        [[-inf, 3.0, 2.0, -inf]]
+    """
+
+    k: int
+
+    def __post_init__(self):
+        if not ops.is_tensor(self.k):
+            check_positive("k", self.k)
+
+    def adjust(self, logits, seen):
+        """Forbid all but the k largest: float32 (B, V) -> (B, V)."""
+        logits = ops.convert_to_tensor(logits, "float32")
+        return keep_likeliest(logits, ops.ones_like(logits), self.k)
+
+
+@dataclass(frozen=True)
+class TopP:
+    """Keep the fewest likeliest tokens whose probabilities sum to at least p.
+
+    Args:
+        p: float in (0, 1]; 1 keeps all.
+
+    Raises:
+        ValueError: if p is outside (0, 1].
+
+    Example:
+        >>> logits = np.log([[0.5, 0.3, 0.2]])
+        >>> np.isfinite(np.array(TopP(0.6).adjust(logits, None))).tolist()
+        [[True, True, False]]
+
+    Source: Holtzman et al., "The Curious Case of Neural Text Degeneration" (2020),
+    section 3.1.
+    """
+
+    p: float
+
+    def __post_init__(self):
+        check_number("p", self.p, POSITIVE_SHARE)
+
+    def adjust(self, logits, seen):
+        """Forbid what is not needed to reach p: float32 (B, V) -> (B, V)."""
+        logits = ops.convert_to_tensor(logits, "float32")
+        p = ops.convert_to_tensor(self.p, "float32")
+        # Rounding can let the sum reach 1 before the last token.
+        p = ops.where(p < 1.0, p, np.inf)
+        return keep_likeliest(logits, ops.softmax(logits, axis=-1), p)
+
+
+@dataclass(frozen=True)
+class MinP:
+    """Keep the tokens that are at least p times as likely as the likeliest.
+
+    Args:
+        p: float in [0, 1]; 0 keeps all.
+
+    Raises:
+        ValueError: if p is outside [0, 1].
+
+    Example:
+        >>> logits = np.log([[0.6, 0.3, 0.1]])
+        >>> np.isfinite(np.array(MinP(0.4).adjust(logits, None))).tolist()
+        [[True, True, False]]
+
+    Source: Nguyen et al., "Turning Up the Heat: Min-p Sampling for Creative and
+    Coherent LLM Outputs" (2025), section 3.
+    """
+
+    p: float
+
+    def __post_init__(self):
+        check_number("p", self.p, SHARE)
+
+    def adjust(self, logits, seen):
+        """Forbid what is too unlikely: float32 (B, V) -> (B, V)."""
+        logits = ops.convert_to_tensor(logits, "float32")
+        # Probabilities are exp(logits) over a common sum: only differences count.
+        relative = ops.exp(logits - ops.max(logits, axis=-1, keepdims=True))
+        return ops.where(relative >= self.p, logits, -np.inf)
+
+
+@dataclass(frozen=True)
+class RepetitionPenalty:
+    """Make the tokens that are in the text already less likely.
+
+    Their logits are divided by the penalty where positive and multiplied by it
+    where negative. It reads the sign, so it comes before other samplers.
+
+    Args:
+        penalty: float > 0; 1 changes nothing, below 1 favours repetition.
+
+    Raises:
+        ValueError: if the penalty is not positive and finite.
+
+    Example:
+        >>> seen = np.array([[True, True, False]])
+        >>> np.array(RepetitionPenalty(2.0).adjust(np.array([[4.0, -4.0, 4.0]]), seen)).tolist()
+        [[2.0, -8.0, 4.0]]
+
+    Source: Keskar et al., "CTRL: A Conditional Transformer Language Model for
+    Controllable Generation" (2019), section 4.1.
+    """
+
+    penalty: float
+    uses_seen: ClassVar[bool] = True
+
+    def __post_init__(self):
+        check_number("penalty", self.penalty, POSITIVE)
+
+    def adjust(self, logits, seen):
+        """Penalise seen tokens: float32 (B, V) and bool (B, V) -> (B, V)."""
+        logits = ops.convert_to_tensor(logits, "float32")
+        penalised = ops.where(logits > 0, logits / self.penalty, logits * self.penalty)
+        return ops.where(seen, penalised, logits)
+
+
+def make_samplers(temperature=1.0, top_k=None, top_p=None, min_p=None, repetition_penalty=None):
+    """Turn the settings of `generate` into samplers, in the order of their use.
+
+    Args:
+        temperature: float >= 0; 0 takes the likeliest token, whatever k and p are.
+        top_k: int >= 1 or None.
+        top_p: float in (0, 1] or None.
+        min_p: float in [0, 1] or None.
+        repetition_penalty: float > 0 or None.
+
+    Returns:
+        list of samplers: repetition penalty, temperature, top-k, top-p, min-p. What
+        is None is left out.
+
+    Raises:
+        ValueError: if a setting is outside its range.
+
+    Example:
+        >>> make_samplers(0.8, top_k=5)
+        [Temperature(temperature=0.8), TopK(k=5)]
+        >>> make_samplers(0)
+        [Greedy()]
+    """
+    check_number("temperature", temperature, NOT_NEGATIVE)
+    if top_k is not None:
+        check_positive("top_k", top_k)
+    for name, value, rule in (
+        ("top_p", top_p, POSITIVE_SHARE),
+        ("min_p", min_p, SHARE),
+        ("repetition_penalty", repetition_penalty, POSITIVE),
+    ):
+        if value is not None:
+            check_number(name, value, rule)
+    penalties = [] if repetition_penalty is None else [RepetitionPenalty(repetition_penalty)]
+    if temperature == 0:
+        return [*penalties, Greedy()]
+    limits = ((TopK, top_k), (TopP, top_p), (MinP, min_p))
+    chosen = [kind(number) for kind, number in limits if number is not None]
+    return [*penalties, Temperature(temperature), *chosen]
+
+
+def check_samplers(samplers):
+    """Raise unless `samplers` is a list of dataclasses of numbers with a method `adjust`.
+
+    Args:
+        samplers: the value to check.
+
+    Raises:
+        TypeError: if it is no list or tuple, or holds anything else.
+        ValueError: if a field of a sampler is no number.
+    """
+    if not isinstance(samplers, (list, tuple)):
+        raise TypeError(
+            "samplers must be a list of samplers or an object with a method search, "
+            f"got {samplers!r}."
+        )
+    for sampler in samplers:
+        is_sampler = is_dataclass(sampler) and hasattr(sampler, "adjust")
+        if not is_sampler or isinstance(sampler, type):
+            raise TypeError(
+                f"samplers must hold dataclass objects with a method adjust, got {sampler!r}."
+            )
+        for field in fields(sampler):
+            name = f"{field.name} of {type(sampler).__name__}"
+            check_number(name, getattr(sampler, field.name), ANY)
+
+
+def adjust_logits(samplers, logits, seen):
+    """Apply samplers one after the other: float32 (B, V) -> (B, V)."""
+    for sampler in samplers:
+        logits = sampler.adjust(logits, seen)
+    return logits
+
+
+def draw(probabilities, points):
+    """Pick the token at a random point of the distribution.
+
+    Args:
+        probabilities: float tensor (B, V), rows sum to 1.
+        points: float tensor (B,), uniform in [0, 1).
+
+    Returns:
+        int32 tensor (B,).
+    """
+    limits = ops.cumsum(probabilities, axis=-1)
+    points = points[:, None] * limits[:, -1:]
+    # Rounding can put a point on the last limit; no token lies beyond that.
+    beyond = (limits <= points) & (limits < limits[:, -1:])
+    return ops.sum(ops.cast(beyond, "int32"), axis=-1)
+
+
+def seen_tokens(token_ids, length, vocab_size):
+    """Mark the tokens that a text holds.
+
+    Args:
+        token_ids: int32 tensor (B, T).
+        length: int scalar >= 1, how many tokens of each row count.
+        vocab_size: int, V.
+
+    Returns:
+        bool tensor (B, V).
+
+    Example:
+        >>> np.array(seen_tokens(np.array([[2, 0, 1]], "int32"), 2, vocab_size=4)).tolist()
+        [[True, False, True, False]]
+    """
+    batch, room = token_ids.shape
+    # What does not count yet is replaced by the first token, which does.
+    counts = ops.arange(room, dtype="int32") < length
+    tokens = ops.where(counts, token_ids, token_ids[:, :1])
+    rows = ops.broadcast_to(ops.arange(batch, dtype="int32")[:, None], (batch, room))
+    places = ops.reshape(ops.stack([rows, tokens], axis=-1), (-1, 2))
+    marks = ops.ones((batch * room,), dtype="bool")
+    return ops.scatter_update(ops.zeros((batch, vocab_size), dtype="bool"), places, marks)
+
+
+def keep_likeliest(logits, weights, target):
+    """Keep the fewest likeliest tokens whose weights sum to at least `target`.
+
+    Of equally likely ones at the border the first are kept; all are kept if their
+    weights sum to less. Nothing is sorted: a row of 50,000 logits takes long to sort.
+
+    Args:
+        logits: float32 tensor (B, V).
+        weights: float32 tensor (B, V), >= 0.
+        target: float scalar > 0.
+
+    Returns:
+        float32 tensor (B, V), -inf where a token is not kept.
+    """
+    ranks = ordered_integers(logits)
+    target = ops.convert_to_tensor(target, "float32")
+    border = find_border(ranks, weights, target)  # (B, 1)
+    above, equal = ranks > border, ranks == border
+    sum_above = ops.sum(ops.where(above, weights, 0.0), axis=-1, keepdims=True)  # (B, 1)
+    equal_weights = ops.where(equal, weights, 0.0)
+    before = sum_above + ops.cumsum(equal_weights, axis=-1) - equal_weights  # (B, V)
+    return ops.where(above | (equal & (before < target)), logits, -np.inf)
+
+
+def find_border(ranks, weights, target):
+    """Find the largest b such that the weights of ranks >= b sum to `target`.
+
+    Args:
+        ranks: int32 tensor (B, V).
+        weights: float32 tensor (B, V), >= 0.
+        target: float32 scalar.
+
+    Returns:
+        int32 tensor (B, 1); the smallest int32 if all weights are not enough.
+    """
+    limits = np.iinfo("int32")
+    low = ops.full((ranks.shape[0], 1), limits.min, dtype="int32")
+    high = ops.full((ranks.shape[0], 1), limits.max, dtype="int32")
+    for _ in range(32):  # each step halves the interval of 2^32 integers
+        # (low + high) / 2 without overflow.
+        middle = ops.bitwise_and(low, high) + ops.right_shift(ops.bitwise_xor(low, high), 1)
+        total = ops.sum(ops.where(ranks >= middle, weights, 0.0), axis=-1, keepdims=True)  # (B, 1)
+        is_enough = total >= target
+        low, high = ops.where(is_enough, middle, low), ops.where(is_enough, high, middle)
+    return low
+
+
+def ordered_integers(x):
+    """Turn float32 into int32 of the same order, by their bits.
+
+    Example:
+        >>> np.argsort(ordered_integers(np.array([-2.0, 3.0, -np.inf, 0.5], "float32"))).tolist()
+        [2, 0, 3, 1]
+    """
+    bits = ops.view(x, "int32")
+    # The first bit is the sign, the others grow with the size. -0.0 and 0.0 become 0.
+    return ops.where(bits < 0, np.iinfo("int32").min - bits, bits)
+
+
+def check_number(name, value, rule):
+    """Raise unless `value` is a number that fits the rule; a tensor passes.
+
+    Args:
+        name: str, the argument's name in the message.
+        value: the value to check.
+        rule: the rule in words, and as a function number -> bool.
+
+    Raises:
+        ValueError: if `value` is no number or does not fit.
+    """
+    if ops.is_tensor(value):
+        return
+    words, fits = rule
+    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not is_number or not fits(value):
+        raise ValueError(f"{name} must be {words}, got {value!r}.")

@@ -1,0 +1,92 @@
+"""Streaming: text that appears while the model writes it.
+
+One token is often a part of a character only: a Chinese character has three bytes,
+and a byte-level tokenizer may cut between them. Bytes are held until the character
+is complete.
+"""
+
+import codecs
+
+from tfgpt.generation import NONE, Decoding, make_request
+
+
+def stream(model, tokenizer, prompt, max_new_tokens, **settings):
+    """Continue a prompt, piece by piece.
+
+    The pieces together are the text that `generate` gives with the same seed. Each
+    token is one call of the program that `generate` uses too.
+
+    Args:
+        model: GPT, or another model that `generate` takes.
+        tokenizer: CharTokenizer or BPETokenizer of the model.
+        prompt: str, at least one token.
+        max_new_tokens: int >= 1.
+        **settings: further arguments of `generate`: temperature, top_k, top_p, min_p,
+            repetition_penalty, samplers, stop_token, seed, vocab_size. vocab_size is by
+            default that of the tokenizer, if the model's is larger.
+
+    Returns:
+        generator of str, not empty, without the prompt and the stop token. Bytes that
+        are no complete character at the end give U+FFFD.
+
+    Raises:
+        TypeError: if an argument has a wrong type or is unknown.
+        ValueError: if an argument is outside its range, the prompt has no token, or
+            samplers is a search, which has no text before its end.
+
+    Example:
+        >>> from tfgpt import GPT, CharTokenizer
+        >>> tokenizer = CharTokenizer.train("床前明月光")
+        >>> model = GPT(tokenizer.vocab_size, 8, num_layers=1, d_model=8, num_heads=2, pad_id=0)
+        >>> pieces = list(stream(model, tokenizer, "明", max_new_tokens=3, seed=0))
+        >>> [len(piece) for piece in pieces]
+        [1, 1, 1]
+    """
+    if hasattr(settings.get("samplers"), "search"):
+        raise ValueError(
+            "samplers must be a list of samplers to stream, got a search: its text is known at "
+            "its end only."
+        )
+    token_ids = tokenizer.encode(prompt)
+    if len(token_ids) == 0:
+        raise ValueError(f"prompt must have at least one token, got {prompt!r}.")
+    if settings.get("vocab_size") is None:
+        settings["vocab_size"] = min(tokenizer.vocab_size, model.vocab_size)
+    request = make_request(model, token_ids, max_new_tokens, **settings)
+    return text_pieces(tokenizer, new_tokens(Decoding(request)))
+
+
+def new_tokens(decoding):
+    """Yield the tokens of one text as they are drawn, up to the stop token."""
+    for place in range(decoding.position, decoding.total):
+        decoding.advance(place + 1)
+        if decoding.endings[0] != NONE:
+            return
+        yield int(decoding.token_ids[0, place])
+
+
+def text_pieces(tokenizer, token_ids):
+    """Turn tokens into text as soon as their characters are complete.
+
+    Args:
+        tokenizer: object with a method token_bytes(token_id).
+        token_ids: iterable of int.
+
+    Returns:
+        generator of str, not empty.
+
+    Example:
+        >>> from tfgpt import BPETokenizer
+        >>> tokenizer = BPETokenizer.train("moon", vocab_size=259)
+        >>> token_ids = tokenizer.encode("a月")  # one byte, then three
+        >>> list(text_pieces(tokenizer, token_ids.tolist()))
+        ['a', '月']
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    for token_id in token_ids:
+        piece = decoder.decode(tokenizer.token_bytes(token_id))
+        if piece:
+            yield piece
+    rest = decoder.decode(b"", final=True)
+    if rest:
+        yield rest
