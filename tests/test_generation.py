@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from tfgpt import GPT, generation
+from tfgpt import GPT, compilation, generation
 from tfgpt.generation import draw, generate, next_token_probabilities
 from tfgpt.samplers import Greedy, RepetitionPenalty, Temperature, TopK
 
@@ -346,7 +346,7 @@ def test_every_prompt_length_is_read_in_chunks_that_fit_the_context(context):
 def test_where_xla_fails_the_plain_function_runs_with_one_notice():
     import tensorflow as tf
 
-    from tfgpt.generation import compile_with_xla
+    from tfgpt.compilation import compile_with_xla
 
     def double(x):
         text = tf.strings.as_string(x)  # XLA knows no strings
@@ -365,7 +365,7 @@ def test_where_xla_fails_the_plain_function_runs_with_one_notice():
 def test_an_error_without_xla_is_raised():
     import tensorflow as tf
 
-    from tfgpt.generation import compile_with_xla
+    from tfgpt.compilation import compile_with_xla
 
     def check(x):
         with tf.control_dependencies([tf.debugging.assert_positive(x, "must be positive")]):
@@ -564,7 +564,7 @@ def test_a_slow_compilation_is_announced_once(monkeypatch, capsys):
 
     model = GPT(VOCAB, CONTEXT, num_layers=1, d_model=8, num_heads=2)
     monkeypatch.setattr(generation, "compile_for", slow)
-    monkeypatch.setattr(generation, "NOTICE_AFTER", 0.3)
+    monkeypatch.setattr(compilation, "NOTICE_AFTER", 0.3)
     for seed in range(2):
         generate(model, [[1]], 2, seed=seed)
         notices = capsys.readouterr().err.count("Compiling the decoding loop")
@@ -585,6 +585,6 @@ def test_a_fast_compilation_prints_nothing_however_long_the_text(monkeypatch, ca
         return run
 
     monkeypatch.setattr(generation, "compile_for", run_slowly)
-    monkeypatch.setattr(generation, "NOTICE_AFTER", 0.3)
+    monkeypatch.setattr(compilation, "NOTICE_AFTER", 0.3)
     generate(model, [[1]], 2, seed=0)
     assert capsys.readouterr().err == ""

@@ -10,11 +10,14 @@ from tfgpt import (
     attention,
     attention_plots,
     checks,
+    compilation,
+    contrastive,
     data,
     device_checks,
     devices,
     diagnosis,
     figures,
+    fused,
     generation,
     gpt,
     layers,
@@ -24,9 +27,11 @@ from tfgpt import (
     plotting,
     positional,
     precision,
+    request,
     samplers,
     scores,
     search,
+    speculative,
     streaming,
     tokenizers,
     training,
@@ -34,6 +39,7 @@ from tfgpt import (
     viewer,
 )
 from tfgpt.attention import MultiHeadAttention, scaled_dot_product_attention
+from tfgpt.contrastive import ContrastiveSearch
 from tfgpt.diagnosis import doctor
 from tfgpt.generation import generate
 from tfgpt.gpt import GPT
@@ -42,7 +48,8 @@ from tfgpt.losses import bits_per_byte, masked_accuracy, masked_loss, perplexity
 from tfgpt.masks import causal_mask, combine_masks, create_masks, padding_mask
 from tfgpt.positional import PositionalEmbedding, apply_rotary, get_angles, positional_encoding
 from tfgpt.precision import cast_model, compare_predictions
-from tfgpt.search import beam_search
+from tfgpt.search import BeamSearch, beam_search
+from tfgpt.speculative import speculative_generate
 from tfgpt.streaming import stream
 from tfgpt.tokenizers import BPETokenizer, CharTokenizer
 from tfgpt.training import WarmupLinearDecay, WarmupSchedule, evaluate, make_train_step, train
@@ -70,7 +77,9 @@ def set_seed(seed):
 
 __all__ = [
     "BPETokenizer",
+    "BeamSearch",
     "CharTokenizer",
+    "ContrastiveSearch",
     "Decoder",
     "DecoderLayer",
     "Encoder",
@@ -93,6 +102,8 @@ __all__ = [
     "checks",
     "combine_masks",
     "compare_predictions",
+    "compilation",
+    "contrastive",
     "create_masks",
     "data",
     "device_checks",
@@ -101,6 +112,7 @@ __all__ = [
     "doctor",
     "evaluate",
     "figures",
+    "fused",
     "generate",
     "generation",
     "get_angles",
@@ -118,11 +130,14 @@ __all__ = [
     "positional",
     "positional_encoding",
     "precision",
+    "request",
     "samplers",
     "scaled_dot_product_attention",
     "scores",
     "search",
     "set_seed",
+    "speculative",
+    "speculative_generate",
     "stream",
     "streaming",
     "tokenizers",

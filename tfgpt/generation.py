@@ -6,38 +6,25 @@ with the same samplers, but slower. Shape letters: B batch, T length, R room of
 the cache, V vocabulary.
 """
 
-import sys
-import threading
 import time
-import warnings
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 
 import keras
 import numpy as np
 from keras import ops
 
-from tfgpt.samplers import (
-    Greedy,
-    adjust_logits,
-    check_samplers,
-    draw,
-    make_samplers,
-    seen_tokens,
-)
-from tfgpt.validation import check_integer, check_positive, check_token_ids
+from tfgpt.compilation import compile_for, notice_if_slow
+from tfgpt.request import MOST_STOP_TOKENS, make_request
+from tfgpt.samplers import Greedy, adjust_logits, draw, make_samplers, seen_tokens
 
 # Prompt tokens that enter the cache at once. One size for all prompts, so that
 # another prompt length needs no new program.
 CHUNK = 16
 # A cache has room for 256, 512, 1024, ... tokens: a short text reads no long empty one.
 SMALLEST_ROOM = 256
-MOST_STOP_TOKENS = 8
 # No token: what has not ended, and what is not hidden.
 NONE = -1
-NOTICE = "Compiling the decoding loop; this happens once per batch size and kind of sampler."
-NOTICE_AFTER = 1.0  # seconds
 
 
 def generate(
@@ -130,62 +117,6 @@ def generate(
         rows = decoding.rows()
     is_even = len({len(row) for row in rows}) == 1
     return np.stack(rows) if is_even else rows
-
-
-@dataclass(frozen=True)
-class Request:
-    """What `generate` was asked for, checked.
-
-    Args:
-        model: as in `generate`.
-        prompts: list of B int32 arrays (T,).
-        max_new_tokens: int, N.
-        samplers: list of samplers, or an object with a method search.
-        stop_tokens: tuple of int.
-        seed: int or None.
-        vocab_size: int, ids from it on are never generated.
-    """
-
-    model: object
-    prompts: list
-    max_new_tokens: int
-    samplers: object
-    stop_tokens: tuple
-    seed: int | None
-    vocab_size: int
-
-
-def make_request(
-    model,
-    prompt_ids,
-    max_new_tokens,
-    *,
-    stop_token=None,
-    seed=None,
-    samplers=None,
-    vocab_size=None,
-    **settings,
-):
-    """Check the arguments of `generate`; `settings` are those of `make_samplers`."""
-    check_positive("max_new_tokens", max_new_tokens)
-    made = make_samplers(**settings)
-    if samplers is None:
-        samplers = made
-    else:
-        check_alone(settings)
-    if not hasattr(samplers, "search"):
-        check_samplers(samplers)
-    if seed is not None:
-        check_integer("seed", seed, minimum=0)
-    return Request(
-        model=model,
-        prompts=check_prompts(model, prompt_ids),
-        max_new_tokens=max_new_tokens,
-        samplers=samplers,
-        stop_tokens=check_stop_tokens(model, stop_token),
-        seed=seed,
-        vocab_size=check_vocab_size(model, vocab_size),
-    )
 
 
 def search_by_length(request):
@@ -397,78 +328,12 @@ def compile_loop(model, samplers, arguments):
         return decode_loop(model, samplers, *arguments)
 
     started = time.perf_counter()
-    with notice_if_slow(NOTICE, NOTICE_AFTER):
+    with notice_if_slow():
         run = compile_for(model, loop, arguments)
         # XLA compiles in the first call. Up to place 0 there is nothing to write.
         state, _, settings = arguments
         run(state, ops.zeros((), dtype="int32"), settings)
     return Program(run, time.perf_counter() - started)
-
-
-@contextmanager
-def notice_if_slow(message, seconds):
-    """Print `message` on stderr, once, if the block takes longer than `seconds`."""
-    timer = threading.Timer(seconds, lambda: print(message, file=sys.stderr, flush=True))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-def compile_for(model, function, arguments):
-    """Compile a function of the model with the compiler of the backend."""
-    if keras.backend.backend() == "tensorflow":
-        return compile_with_xla(function, arguments)
-    if keras.backend.backend() == "jax":
-        import jax
-
-        # The weights are arguments: as constants they would be copied into the program.
-        @jax.jit
-        def stateless(values, *arguments):
-            with keras.StatelessScope(zip(model.variables, values, strict=True)):
-                return function(*arguments)
-
-        return lambda *arguments: stateless([v.value for v in model.variables], *arguments)
-    return function
-
-
-def compile_with_xla(function, arguments):
-    """Compile a function with XLA; where XLA fails, run it as a plain tf.function.
-
-    Args:
-        function: function of tensors.
-        arguments: tensors; only their shapes and dtypes count.
-
-    Returns:
-        function of tensors of these shapes. If XLA fails in its first call, it warns
-        once and gives the same result more slowly.
-    """
-    import tensorflow as tf
-
-    def trace(jit_compile, arguments):
-        return tf.function(
-            function, jit_compile=jit_compile, autograph=False
-        ).get_concrete_function(*arguments)
-
-    programs = [trace(True, arguments)]
-
-    def run(*arguments):
-        try:
-            return programs[-1](*arguments)
-        except tf.errors.OpError as error:
-            if len(programs) == 2:
-                raise
-            warnings.warn(
-                "XLA failed on this machine; going on without it, more slowly. `tfgpt doctor` "
-                f"says more. XLA's message begins: {error.message[:200]}",
-                stacklevel=2,
-            )
-            programs.append(trace(False, arguments))
-            return programs[-1](*arguments)
-
-    return run
 
 
 def decode_loop(model, samplers, state, until, settings):
@@ -605,81 +470,3 @@ def next_token_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
     if temperature == 0:
         return ops.one_hot(ops.argmax(logits, axis=-1), logits.shape[-1], dtype="float32")
     return ops.softmax(adjust_logits(samplers, logits, None), axis=-1)
-
-
-def check_alone(settings):
-    """Raise if a setting of `make_samplers` is given next to samplers."""
-    defaults = {"temperature": 1.0}
-    for name, value in settings.items():
-        if value != defaults.get(name):
-            raise ValueError(f"{name} must not be given with samplers, got {value!r}.")
-
-
-def check_stop_tokens(model, stop_token):
-    """Return the stop tokens as a tuple of int."""
-    if stop_token is None or (isinstance(stop_token, (list, tuple)) and not stop_token):
-        return ()
-    tokens = np.asarray(stop_token)
-    check_token_ids("stop_token", tokens, model.vocab_size)
-    if tokens.ndim > 1 or tokens.size > MOST_STOP_TOKENS:
-        raise ValueError(
-            f"stop_token must be an integer or at most {MOST_STOP_TOKENS} of them, "
-            f"got shape {tokens.shape}."
-        )
-    return tuple(np.atleast_1d(tokens).tolist())
-
-
-def check_vocab_size(model, vocab_size):
-    """Return how many ids may be generated."""
-    if vocab_size is None:
-        return model.vocab_size
-    check_positive("vocab_size", vocab_size)
-    if vocab_size > model.vocab_size:
-        raise ValueError(
-            f"vocab_size must be at most the model's vocab_size={model.vocab_size}, "
-            f"got {vocab_size}."
-        )
-    return int(vocab_size)
-
-
-def check_prompts(model, prompt_ids):
-    """Return the prompts as a list of int32 arrays (T,)."""
-    for name in ("vocab_size", "context_length"):
-        if not hasattr(model, name):
-            raise TypeError(f"model must have the attribute {name}, got {type(model).__name__}.")
-    rows = prompt_rows(prompt_ids)
-    for row in rows:
-        check_token_ids("prompt_ids", row, model.vocab_size)
-    longest = max(len(row) for row in rows)
-    if longest > model.context_length:
-        warnings.warn(
-            f"The prompt has {longest} tokens; the model sees the last "
-            f"context_length={model.context_length} of them.",
-            # The caller of `generate`, or of another function that makes a request.
-            stacklevel=4,
-        )
-    return [row.astype("int32") for row in rows]
-
-
-def prompt_rows(prompt_ids):
-    """Split prompts into a list of arrays (T,), T >= 1."""
-    if hasattr(prompt_ids, "to_list"):  # a tf.RaggedTensor
-        prompt_ids = prompt_ids.to_list()
-    if isinstance(prompt_ids, (list, tuple)):
-        rows = [np.asarray(row) for row in prompt_ids]
-        lengths = [len(row) if row.ndim == 1 else None for row in rows]
-        if None not in lengths and len(set(lengths)) > 1:
-            if 0 in lengths:
-                raise ValueError(
-                    "prompt_ids must have a token in every row, got none in row "
-                    f"{lengths.index(0)}."
-                )
-            return rows
-    prompt = np.asarray(prompt_ids)
-    if prompt.ndim == 1:
-        prompt = prompt[None]
-    if prompt.ndim != 2 or prompt.size == 0:
-        raise ValueError(
-            f"prompt_ids must have shape (B, T) or (T,) with T >= 1, got {prompt.shape}."
-        )
-    return list(prompt)

@@ -11,8 +11,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfgpt.generation import CHUNK, MOST_STOP_TOKENS, NONE, cache_room, compile_for
+from tfgpt.compilation import compile_for, notice_if_slow
+from tfgpt.generation import CHUNK, NONE, cache_room
 from tfgpt.masks import padding_mask
+from tfgpt.request import MOST_STOP_TOKENS
 from tfgpt.validation import check_length, check_positive, check_token_ids
 
 # The score of what cannot be chosen. Finite: the difference of two infinities is NaN.
@@ -173,7 +175,9 @@ def run_compiled(model, function, arguments, *settings):
         def program(*arguments):
             return function(model, *arguments, *settings)
 
-        programs[key] = compile_for(model, program, arguments)
+        with notice_if_slow():
+            programs[key] = compile_for(model, program, arguments)
+            return programs[key](*arguments)  # the first call compiles
     return programs[key](*arguments)
 
 

@@ -7,7 +7,8 @@ is complete.
 
 import codecs
 
-from tfgpt.generation import NONE, Decoding, make_request
+from tfgpt.generation import NONE, Decoding
+from tfgpt.request import make_request
 
 
 def stream(model, tokenizer, prompt, max_new_tokens, **settings):

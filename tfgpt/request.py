@@ -1,0 +1,145 @@
+"""What `generate` is asked for: its arguments, checked and in one form."""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+
+from tfgpt.samplers import check_samplers, make_samplers
+from tfgpt.validation import check_integer, check_positive, check_token_ids
+
+MOST_STOP_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `generate` was asked for, checked.
+
+    Args:
+        model: as in `generate`.
+        prompts: list of B int32 arrays (T,).
+        max_new_tokens: int, N.
+        samplers: list of samplers, or an object with a method search.
+        stop_tokens: tuple of int.
+        seed: int or None.
+        vocab_size: int, ids from it on are never generated.
+    """
+
+    model: object
+    prompts: list
+    max_new_tokens: int
+    samplers: object
+    stop_tokens: tuple
+    seed: int | None
+    vocab_size: int
+
+
+def make_request(
+    model,
+    prompt_ids,
+    max_new_tokens,
+    *,
+    stop_token=None,
+    seed=None,
+    samplers=None,
+    vocab_size=None,
+    **settings,
+):
+    """Check the arguments of `generate`; `settings` are those of `make_samplers`."""
+    check_positive("max_new_tokens", max_new_tokens)
+    made = make_samplers(**settings)
+    if samplers is None:
+        samplers = made
+    else:
+        check_alone(settings)
+    if not hasattr(samplers, "search"):
+        check_samplers(samplers)
+    if seed is not None:
+        check_integer("seed", seed, minimum=0)
+    return Request(
+        model=model,
+        prompts=check_prompts(model, prompt_ids),
+        max_new_tokens=max_new_tokens,
+        samplers=samplers,
+        stop_tokens=check_stop_tokens(model, stop_token),
+        seed=seed,
+        vocab_size=check_vocab_size(model, vocab_size),
+    )
+
+
+def check_alone(settings):
+    """Raise if a setting of `make_samplers` is given next to samplers."""
+    defaults = {"temperature": 1.0}
+    for name, value in settings.items():
+        if value != defaults.get(name):
+            raise ValueError(f"{name} must not be given with samplers, got {value!r}.")
+
+
+def check_stop_tokens(model, stop_token):
+    """Return the stop tokens as a tuple of int."""
+    if stop_token is None or (isinstance(stop_token, (list, tuple)) and not stop_token):
+        return ()
+    tokens = np.asarray(stop_token)
+    check_token_ids("stop_token", tokens, model.vocab_size)
+    if tokens.ndim > 1 or tokens.size > MOST_STOP_TOKENS:
+        raise ValueError(
+            f"stop_token must be an integer or at most {MOST_STOP_TOKENS} of them, "
+            f"got shape {tokens.shape}."
+        )
+    return tuple(np.atleast_1d(tokens).tolist())
+
+
+def check_vocab_size(model, vocab_size):
+    """Return how many ids may be generated."""
+    if vocab_size is None:
+        return model.vocab_size
+    check_positive("vocab_size", vocab_size)
+    if vocab_size > model.vocab_size:
+        raise ValueError(
+            f"vocab_size must be at most the model's vocab_size={model.vocab_size}, "
+            f"got {vocab_size}."
+        )
+    return int(vocab_size)
+
+
+def check_prompts(model, prompt_ids):
+    """Return the prompts as a list of int32 arrays (T,)."""
+    for name in ("vocab_size", "context_length"):
+        if not hasattr(model, name):
+            raise TypeError(f"model must have the attribute {name}, got {type(model).__name__}.")
+    rows = prompt_rows(prompt_ids)
+    for row in rows:
+        check_token_ids("prompt_ids", row, model.vocab_size)
+    longest = max(len(row) for row in rows)
+    if longest > model.context_length:
+        warnings.warn(
+            f"The prompt has {longest} tokens; the model sees the last "
+            f"context_length={model.context_length} of them.",
+            # The caller of `generate`, or of another function that makes a request.
+            stacklevel=4,
+        )
+    return [row.astype("int32") for row in rows]
+
+
+def prompt_rows(prompt_ids):
+    """Split prompts into a list of arrays (T,), T >= 1."""
+    if hasattr(prompt_ids, "to_list"):  # a tf.RaggedTensor
+        prompt_ids = prompt_ids.to_list()
+    if isinstance(prompt_ids, (list, tuple)):
+        rows = [np.asarray(row) for row in prompt_ids]
+        lengths = [len(row) if row.ndim == 1 else None for row in rows]
+        if None not in lengths and len(set(lengths)) > 1:
+            if 0 in lengths:
+                raise ValueError(
+                    "prompt_ids must have a token in every row, got none in row "
+                    f"{lengths.index(0)}."
+                )
+            return rows
+    prompt = np.asarray(prompt_ids)
+    if prompt.ndim == 1:
+        prompt = prompt[None]
+    if prompt.ndim != 2 or prompt.size == 0:
+        raise ValueError(
+            f"prompt_ids must have shape (B, T) or (T,) with T >= 1, got {prompt.shape}."
+        )
+    return list(prompt)
