@@ -1,0 +1,31 @@
+"""Tests of the README: its longer examples run as they are printed."""
+
+import re
+from pathlib import Path
+
+import keras
+import pytest
+
+import tfgpt
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def example(heading):
+    """Return the first Python block under a heading."""
+    section = README.split(f"## {heading}\n")[1].split("\n## ")[0]
+    return re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
+
+
+@pytest.mark.slow
+@pytest.mark.requires_tensorflow
+def test_train_on_a_text_and_generate(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_text.txt").write_text("The moon is bright. " * 200, encoding="utf-8")
+    keras.utils.set_random_seed(0)
+    names = {"tfgpt": tfgpt}
+    exec(example("A GPT on your own text").replace("steps=2000", "steps=3"), names)
+    assert (tmp_path / "runs/mine/history.csv").exists()
+    assert len(capsys.readouterr().out.strip()) > 150
+    exec(example("Generation"), names)
+    assert len(capsys.readouterr().out) == 100  # what was streamed
