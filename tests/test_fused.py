@@ -10,7 +10,7 @@ from tfgpt import GPT, Transformer, causal_mask, fused
 from tfgpt.attention import masked_softmax
 from tfgpt.layers import FeedForward, LayerNorm, gelu_tanh
 from tfgpt.losses import masked_loss
-from tfgpt.training import make_train_step
+from tfgpt.training import make_train_step, train
 
 TOLERANCES = {"float32": 2e-5, "bfloat16": 3e-2}
 
@@ -170,3 +170,18 @@ def test_layers_called_outside_stay_plain():
     model = gpt()
     make_train_step(model, "sgd", jit_compile="parts")(make_batch(model))
     assert not fused.is_fusing()
+
+
+def test_a_compiled_training_that_is_resumed_ends_with_the_same_weights(tmp_path):
+    """2 + 2 steps equal 4, bit for bit."""
+
+    def run(steps, folder):
+        model = gpt()
+        options = {"run_dir": tmp_path / folder, "resume": True, "progress": False}
+        train(model, [make_batch(model)], steps, keras.optimizers.Adam(0.01), **options)
+        return model.get_weights()
+
+    whole = run(4, "whole")
+    run(2, "parts")
+    for expected, received in zip(whole, run(4, "parts"), strict=True):
+        np.testing.assert_array_equal(received, expected)

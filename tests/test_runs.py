@@ -47,6 +47,8 @@ def run(steps, folder=None, model=None, dataset=None, **options):
     model = model or make_model()
     optimizer = keras.optimizers.Adam(0.01)
     settings = {"log_every": 5, "checkpoint_every": 5, "progress": False, **options}
+    # Compiling is not the subject here; tests/test_fused.py resumes a compiled training.
+    settings = {"jit_compile": False, **settings}
     history = train(model, dataset or make_dataset(), steps, optimizer, run_dir=folder, **settings)
     return history, state(model, optimizer)
 

@@ -16,7 +16,6 @@ from tfgpt.training import (
     WarmupSchedule,
     evaluate,
     make_evaluation_step,
-    make_train_step,
     prepare,
     train,
 )
@@ -24,6 +23,11 @@ from tfgpt.training import (
 pytestmark = pytest.mark.requires_tensorflow
 
 VOCAB, LENGTH = 11, 8
+
+
+def make_train_step(*arguments, jit_compile=False, **options):
+    """Make a step that is compiled only in tests of compiling: it takes seconds."""
+    return training.make_train_step(*arguments, jit_compile=jit_compile, **options)
 
 
 def small_gpt(seed=0, **options):
@@ -716,10 +720,10 @@ def test_where_xla_fails_training_goes_on_without_it(monkeypatch):
     devices.xla_works.cache_clear()
     try:
         with pytest.warns(UserWarning, match="XLA failed on this machine.*no ptxas"):
-            step = make_train_step(small_gpt(), "sgd")
+            step = training.make_train_step(small_gpt(), "sgd")
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            make_train_step(small_gpt(), "sgd")  # says it once
+            training.make_train_step(small_gpt(), "sgd")  # says it once
         monkeypatch.setattr(training, "fused_parts", fail)
         assert float(step(make_batch())["loss"]) == pytest.approx(math.log(VOCAB), abs=0.05)
     finally:
