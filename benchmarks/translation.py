@@ -42,7 +42,6 @@ import json
 import math
 import os
 import platform
-import re
 import sys
 import tempfile
 import time
@@ -57,6 +56,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from benchmarks.machine import cpu_name
 from tfgpt import BPETokenizer, evaluate, make_train_step, set_seed
 from tfgpt.pairs import (
     Pairs,
@@ -446,14 +446,6 @@ def packages(sides):
     """Name the packages whose versions count for these sides."""
     peer = ["keras-hub"] if set(sides) - {"tfgpt"} else []
     return ["tfgpt", "keras", "tensorflow", *peer, "sacrebleu"]
-
-
-def cpu_name():
-    """Return the name of the processor, as far as the system tells it."""
-    path = Path("/proc/cpuinfo")
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    names = re.findall(r"model name\s*: (.+)", text)
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def format_report(report):

@@ -5,10 +5,11 @@ On TensorFlow it is XLA, with a plain tf.function where XLA fails; on JAX, jax.j
 
 import sys
 import threading
-import warnings
 from contextlib import contextmanager
 
 import keras
+
+from tfgpt.devices import warn_without_xla
 
 NOTICE = "Compiling the decoding loop; this happens once per batch size and kind of sampler."
 NOTICE_AFTER = 1.0  # seconds
@@ -57,11 +58,7 @@ def compile_with_xla(function, arguments):
         except tf.errors.OpError as error:
             if len(programs) == 2:
                 raise
-            warnings.warn(
-                "XLA failed on this machine; going on without it, more slowly. `tfgpt doctor` "
-                f"says more. XLA's message begins: {error.message[:200]}",
-                stacklevel=2,
-            )
+            warn_without_xla(error.message, stacklevel=3)
             programs.append(trace(False, arguments))
             return programs[-1](*arguments)
 

@@ -138,12 +138,22 @@ def xla_works():
     try:
         return run_xla() == 0.0
     except Exception as error:  # a backend can raise anything
-        warnings.warn(
-            "XLA failed on this machine; going on without it, more slowly. `tfgpt doctor` "
-            f"says more. XLA's message begins: {first_line(error)[:200]}",
-            stacklevel=3,
-        )
+        warn_without_xla(first_line(error), stacklevel=4)
         return False
+
+
+def warn_without_xla(message, stacklevel):
+    """Warn that XLA failed and a plain function takes its place.
+
+    Args:
+        message: str, what XLA says.
+        stacklevel: int, as in warnings.warn, counted from here.
+    """
+    warnings.warn(
+        "XLA failed on this machine; going on without it, more slowly. `tfgpt doctor` "
+        f"says more. XLA's message begins: {message[:200]}",
+        stacklevel=stacklevel,
+    )
 
 
 STEPS = {

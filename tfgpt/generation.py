@@ -15,7 +15,7 @@ import numpy as np
 from keras import ops
 
 from tfgpt.compilation import compile_for, notice_if_slow
-from tfgpt.request import MOST_STOP_TOKENS, make_request
+from tfgpt.request import NONE, make_request, stop_token_row
 from tfgpt.samplers import Greedy, adjust_logits, draw, make_samplers, seen_tokens
 
 # Prompt tokens that enter the cache at once. One size for all prompts, so that
@@ -23,8 +23,6 @@ from tfgpt.samplers import Greedy, adjust_logits, draw, make_samplers, seen_toke
 CHUNK = 16
 # A cache has room for 256, 512, 1024, ... tokens: a short text reads no long empty one.
 SMALLEST_ROOM = 256
-# No token: what has not ended, and what is not hidden.
-NONE = -1
 
 
 def generate(
@@ -205,8 +203,6 @@ class Decoding:
         batch, room = len(self.lengths), cache_room(self.cached, self.model.context_length)
         points = np.zeros((room, batch), dtype="float32")
         points[: self.cached] = self.points[: self.cached]
-        stop_tokens = np.full(MOST_STOP_TOKENS, NONE, dtype="int32")
-        stop_tokens[: len(self.request.stop_tokens)] = self.request.stop_tokens
         state = {
             "token_ids": self.token_ids[:, :room],
             "position": np.int32(self.position),
@@ -217,7 +213,7 @@ class Decoding:
             "points": points,
             "lengths": self.lengths,
             "ends": self.ends,
-            "stop_tokens": stop_tokens,
+            "stop_tokens": stop_token_row(self.request.stop_tokens),
             "pad_id": np.int32(pad_id_of(self.model)),
             "vocab_size": np.int32(self.request.vocab_size),
         }

@@ -9,6 +9,8 @@ from tfgpt.samplers import check_samplers, make_samplers
 from tfgpt.validation import check_integer, check_positive, check_token_ids
 
 MOST_STOP_TOKENS = 8
+# No token: the rest of a row of stop tokens, what has not ended, and what is not hidden.
+NONE = -1
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,13 @@ def check_stop_tokens(model, stop_token):
             f"got shape {tokens.shape}."
         )
     return tuple(np.atleast_1d(tokens).tolist())
+
+
+def stop_token_row(stop_tokens):
+    """Write stop tokens in the one shape that programs take: int32 array (8,), filled with -1."""
+    row = np.full(MOST_STOP_TOKENS, NONE, dtype="int32")
+    row[: len(stop_tokens)] = stop_tokens
+    return row
 
 
 def check_vocab_size(model, vocab_size):

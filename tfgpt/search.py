@@ -12,9 +12,9 @@ import numpy as np
 from keras import ops
 
 from tfgpt.compilation import compile_for, notice_if_slow
-from tfgpt.generation import CHUNK, NONE, cache_room
+from tfgpt.generation import CHUNK, cache_room
 from tfgpt.masks import padding_mask
-from tfgpt.request import MOST_STOP_TOKENS
+from tfgpt.request import MOST_STOP_TOKENS, stop_token_row
 from tfgpt.validation import check_length, check_positive, check_token_ids
 
 # The score of what cannot be chosen. Finite: the difference of two infinities is NaN.
@@ -210,12 +210,11 @@ def search_arguments(model, prompt, max_new_tokens, stop_tokens, vocab_size):
             f"stop_tokens must be at most {MOST_STOP_TOKENS} tokens, got {len(stop_tokens)}."
         )
     room = cache_room(total, model.context_length)
-    unused = [NONE] * (MOST_STOP_TOKENS - len(stop_tokens))
     numbers = {
         "length": np.int32(length),
         "total": np.int32(total),
         "vocab_size": np.int32(vocab_size),
-        "stop_tokens": np.array([*stop_tokens, *unused], "int32"),
+        "stop_tokens": stop_token_row(stop_tokens),
     }
     return np.pad(prompt.astype("int32"), ((0, 0), (0, room - length))), numbers
 
