@@ -58,7 +58,7 @@ from keras import ops
 
 from benchmarks.machine import cpu_name
 from tfgpt import BPETokenizer, evaluate, make_train_step, set_seed
-from tfgpt.pairs import (
+from tfgpt.data.pairs import (
     Pairs,
     encode_pairs,
     load_pairs,
@@ -68,10 +68,10 @@ from tfgpt.pairs import (
     short_pairs,
     split_pairs,
 )
-from tfgpt.scores import align_columns, bleu, chrf
-from tfgpt.training import WarmupLinearDecay, make_muon
-from tfgpt.translation import SMALL, TranslationSettings, make_model
-from tfgpt.translator import Translator
+from tfgpt.schedules import WarmupLinearDecay, make_muon
+from tfgpt.tasks.scores import align_columns, bleu, chrf
+from tfgpt.tasks.translation import SMALL, TranslationSettings, make_model
+from tfgpt.tasks.translator import Translator
 from tfgpt.validation import check_positive
 
 SIDES = ("tfgpt", "kerashub-adam", "kerashub-muon")

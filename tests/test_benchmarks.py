@@ -24,8 +24,8 @@ if not IS_TENSORFLOW:
 
 from benchmarks import translation as benchmark  # noqa: E402
 from tfgpt import BPETokenizer, Transformer, beam_search  # noqa: E402
-from tfgpt.pairs import Pairs, load_pairs  # noqa: E402
-from tfgpt.translation import TranslationSettings  # noqa: E402
+from tfgpt.data.pairs import Pairs, load_pairs  # noqa: E402
+from tfgpt.tasks.translation import TranslationSettings  # noqa: E402
 
 # Keras says that inner layers of KerasHub drop masks; the first test shows they do no harm.
 pytestmark = pytest.mark.filterwarnings("ignore:Layer .* was passed an input with a mask")

@@ -10,7 +10,8 @@ import time
 import keras
 import pytest
 
-from tfgpt import CharTokenizer, cli, demo
+from tfgpt import CharTokenizer, cli
+from tfgpt.tasks import demo
 
 FILES = {
     "checkpoint",

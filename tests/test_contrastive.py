@@ -7,7 +7,7 @@ import pytest
 from layer_check import randomize, to_numpy
 
 from tfgpt import GPT
-from tfgpt.contrastive import ContrastiveSearch
+from tfgpt.generation.contrastive import ContrastiveSearch
 
 VOCAB, CONTEXT = 9, 40
 PROMPTS = np.array([[3, 4, 5, 2], [5, 3, 1, 1]], "int32")

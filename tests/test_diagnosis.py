@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import tfgpt
-from tfgpt import cli, device_checks, devices, diagnosis
+from tfgpt import cli
+from tfgpt.machine import device_checks, devices, diagnosis
 
 NO_NVIDIA = {"present": False, "gpus": [], "error": ""}
 CARD = {"name": "NVIDIA L4", "total": 23034, "free": 22000, "driver": "550.54"}
@@ -167,7 +168,7 @@ def test_little_memory_is_a_note_and_a_full_disk_a_problem(monkeypatch):
 def test_missing_texts_are_named(monkeypatch, tmp_path):
     assert diagnosis.check_texts()[0] == "ok"
     (tmp_path / "shakespeare.txt").write_text("To be")
-    monkeypatch.setattr(tfgpt.data, "DATA_FOLDER", tmp_path)
+    monkeypatch.setattr(tfgpt.data.texts, "DATA_FOLDER", tmp_path)
     status, value, _ = diagnosis.check_texts()
     assert status == "problem"
     assert "chinese_poems" in value and "shakespeare" not in value
@@ -175,7 +176,7 @@ def test_missing_texts_are_named(monkeypatch, tmp_path):
 
 def test_a_chinese_font_is_found_or_noted(monkeypatch):
     font_manager = pytest.importorskip("matplotlib.font_manager")
-    name = tfgpt.figures.CJK_FONTS[-1]
+    name = tfgpt.plotting.figures.CJK_FONTS[-1]
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [])
     monkeypatch.setattr(font_manager.fontManager, "ttflist", [SimpleNamespace(name=name)])
     assert diagnosis.check_font() == ("ok", name, "")

@@ -12,9 +12,9 @@ import pytest
 import tfgpt
 
 MODULES = sorted(
-    f"tfgpt.{module.name}"
-    for module in pkgutil.iter_modules(tfgpt.__path__)
-    if not module.name.startswith("_")
+    module.name
+    for module in pkgutil.walk_packages(tfgpt.__path__, "tfgpt.")
+    if not module.name.endswith("__main__")
 )
 RUNNER_FLAGS = doctest.NORMALIZE_WHITESPACE
 

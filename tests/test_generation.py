@@ -8,9 +8,10 @@ import keras
 import numpy as np
 import pytest
 
-from tfgpt import GPT, compilation, generation
-from tfgpt.generation import draw, generate, next_token_probabilities
-from tfgpt.samplers import Greedy, RepetitionPenalty, Temperature, TopK
+from tfgpt import GPT, compilation
+from tfgpt.generation import decoding
+from tfgpt.generation.decoding import draw, generate, next_token_probabilities
+from tfgpt.generation.samplers import Greedy, RepetitionPenalty, Temperature, TopK
 
 VOCAB, CONTEXT = 7, 6
 
@@ -524,9 +525,9 @@ def test_padding_around_a_prompt_is_cut_off():
 
 def test_one_program_serves_all_lengths_numbers_seeds_and_stop_tokens(monkeypatch):
     model = GPT(VOCAB, 40, num_layers=1, d_model=8, num_heads=2)
-    compiled, compile_for = [], generation.compile_for
+    compiled, compile_for = [], decoding.compile_for
     monkeypatch.setattr(
-        generation, "compile_for", lambda *arguments: compiled.append(1) or compile_for(*arguments)
+        decoding, "compile_for", lambda *arguments: compiled.append(1) or compile_for(*arguments)
     )
     settings = {"top_k": 3, "top_p": 0.9, "min_p": 0.1, "repetition_penalty": 1.1}
     generate(model, [[1, 2], [3, 4]], 4, seed=0, **settings)
@@ -559,7 +560,7 @@ def test_the_compiled_loop_writes_what_the_plain_loop_writes(model, monkeypatch)
     compiled = [generate(model, [[1, 2], [5, 6]], 4, seed=seed, **settings) for seed in range(3)]
     plain = GPT(VOCAB, CONTEXT, num_layers=1, d_model=16, num_heads=2)
     plain.set_weights(model.get_weights())
-    monkeypatch.setattr(generation, "compile_for", lambda model, function, arguments: function)
+    monkeypatch.setattr(decoding, "compile_for", lambda model, function, arguments: function)
     for seed, expected in enumerate(compiled):
         result = generate(plain, [[1, 2], [5, 6]], 4, seed=seed, **settings)
         np.testing.assert_array_equal(result, expected)
@@ -579,7 +580,7 @@ def test_a_slow_compilation_is_announced_once(monkeypatch, capsys):
         return run
 
     model = GPT(VOCAB, CONTEXT, num_layers=1, d_model=8, num_heads=2)
-    monkeypatch.setattr(generation, "compile_for", slow)
+    monkeypatch.setattr(decoding, "compile_for", slow)
     monkeypatch.setattr(compilation, "NOTICE_AFTER", 0.3)
     for seed in range(2):
         generate(model, [[1]], 2, seed=seed)
@@ -600,7 +601,7 @@ def test_a_fast_compilation_prints_nothing_however_long_the_text(monkeypatch, ca
 
         return run
 
-    monkeypatch.setattr(generation, "compile_for", run_slowly)
+    monkeypatch.setattr(decoding, "compile_for", run_slowly)
     monkeypatch.setattr(compilation, "NOTICE_AFTER", 0.3)
     generate(model, [[1]], 2, seed=0)
     assert capsys.readouterr().err == ""

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 import tfgpt
-from tfgpt import data, demo, plotting
+from tfgpt import data, plotting
 from tfgpt.positional import PositionalEmbedding
+from tfgpt.tasks import demo
 from tfgpt.training import evaluate, make_train_step, train
 
 IDS = np.array([[1, 2, 3]])

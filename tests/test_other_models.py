@@ -13,7 +13,7 @@ pytest.importorskip("matplotlib")
 def test_scores_of_keras_go_into_the_figure_and_the_page(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     from tfgpt.plotting import plot_attention_weights
-    from tfgpt.viewer import view_attention
+    from tfgpt.plotting.viewer import view_attention
 
     tokens = ["The", "cat", "slept", "."]
     x = keras.random.normal((1, 4, 16))  # (batch, tokens, features)
@@ -33,7 +33,7 @@ def test_scores_of_keras_hub_go_into_the_figures_and_the_page(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     keras_hub = pytest.importorskip("keras_hub")
     from tfgpt.plotting import plot_attention_overview, plot_attention_weights
-    from tfgpt.viewer import view_attention
+    from tfgpt.plotting.viewer import view_attention
 
     tokens = ["The", "cat", "slept", "<pad>"]
     real = np.array([True, True, True, False])

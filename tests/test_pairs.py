@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tfgpt import BPETokenizer
-from tfgpt.pairs import (
+from tfgpt.data.pairs import (
     PAIR_CORPORA,
     Pairs,
     encode_pairs,

@@ -6,8 +6,10 @@ import warnings
 import numpy as np
 import pytest
 
-from tfgpt import attention_plots, figures, plotting
-from tfgpt.training import WarmupSchedule
+from tfgpt import plotting
+from tfgpt.plotting import attention as attention_plots
+from tfgpt.plotting import basics, figures
+from tfgpt.schedules import WarmupSchedule
 
 pytest.importorskip("matplotlib")
 
@@ -98,7 +100,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_drawing(tmp_path, monke
     def draw_nothing(*arguments, **options):
         raise AssertionError("a figure was drawn")
 
-    for module in (plotting, attention_plots):
+    for module in (basics, attention_plots):
         monkeypatch.setattr(module, "new_figure", draw_nothing)
     for bad in ("figure.docx", "figure", tmp_path / "figure.txt"):
         with pytest.raises(ValueError, match=r"save must end in one of .*\.pdf, .*got '.*figure"):

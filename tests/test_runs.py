@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tfgpt import GPT, runs
-from tfgpt.data import random_batches
+from tfgpt.data.batches import random_batches
 from tfgpt.training import train
 
 pytestmark = pytest.mark.requires_tensorflow

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from tfgpt.generation import choose_tokens
-from tfgpt.samplers import (
+from tfgpt.generation.decoding import choose_tokens
+from tfgpt.generation.samplers import (
     Greedy,
     MinP,
     RepetitionPenalty,

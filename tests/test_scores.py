@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from tfgpt import scores
-from tfgpt.scores import (
+from tfgpt.tasks import scores
+from tfgpt.tasks.scores import (
     Score,
     bleu,
     chrf,

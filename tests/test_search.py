@@ -8,7 +8,7 @@ import pytest
 from layer_check import IS_TENSORFLOW, randomize, to_numpy
 
 from tfgpt import GPT, Transformer
-from tfgpt.search import BeamSearch, beam_search
+from tfgpt.generation.beam import BeamSearch, beam_search
 
 START, END, PAD = 1, 2, 0
 VOCAB, MAX_LENGTH = 6, 5
@@ -174,11 +174,12 @@ def test_half_precision_finds_nearly_the_same_scores():
 
 @pytest.mark.skipif(not IS_TENSORFLOW, reason="uses TensorFlow's compiler")
 def test_compiled_and_eager_search_agree(model, monkeypatch):
-    from tfgpt import search
+
+    from tfgpt.generation import beam
 
     compiled = beam_search(model, SOURCE, beam_size=3)
     model.__dict__.pop("search_programs")
-    monkeypatch.setattr(search, "compile_for", lambda model, function, arguments: function)
+    monkeypatch.setattr(beam, "compile_for", lambda model, function, arguments: function)
     eager = beam_search(model, SOURCE, beam_size=3)
     model.__dict__.pop("search_programs")
     np.testing.assert_array_equal(compiled[0], eager[0])

@@ -12,8 +12,8 @@ import pytest
 from layer_check import randomize, to_numpy
 
 from tfgpt import GPT
-from tfgpt.generation import next_token_probabilities
-from tfgpt.speculative import accept, draw_one, speculative_generate
+from tfgpt.generation.decoding import next_token_probabilities
+from tfgpt.generation.speculative import accept, draw_one, speculative_generate
 
 VOCAB, CONTEXT = 5, 40
 PROMPT = [1, 2, 3]
@@ -183,7 +183,7 @@ def test_a_few_hundred_texts_are_drawn_as_often_as_the_model_alone_draws_them():
 @pytest.mark.slow
 @pytest.mark.parametrize("wrong", [always_accept, redraw_from_the_model])
 def test_wrong_rules_give_other_texts(wrong, monkeypatch):
-    monkeypatch.setattr("tfgpt.speculative.accept", wrong)
+    monkeypatch.setattr("tfgpt.generation.speculative.accept", wrong)
     codes = draw_texts(4000, 3, lookahead=4)
     assert chi_square(codes, joint_probabilities(random_gpt(0), 3)) > 2 * LIMITS[125]
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tfgpt import GPT, BPETokenizer, CharTokenizer, generate, stream
-from tfgpt.streaming import text_pieces
+from tfgpt.generation.streaming import text_pieces
 
 TEXT = "床前明月光，疑是地上霜。🌕 moon\n"
 

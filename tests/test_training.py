@@ -9,16 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfgpt import GPT, Transformer, devices, training
+from tfgpt import GPT, Transformer, training
 from tfgpt.losses import masked_accuracy, masked_loss
-from tfgpt.training import (
-    WarmupLinearDecay,
-    WarmupSchedule,
-    evaluate,
-    make_evaluation_step,
-    prepare,
-    train,
-)
+from tfgpt.machine import devices
+from tfgpt.schedules import WarmupLinearDecay, WarmupSchedule
+from tfgpt.training import evaluate, make_evaluation_step, prepare, train
 
 pytestmark = pytest.mark.requires_tensorflow
 

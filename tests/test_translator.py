@@ -8,10 +8,10 @@ import pytest
 from test_cli import TRANSLATION_FILES
 
 from tfgpt import BPETokenizer, Transformer, Translator, cli
-from tfgpt.data import DATA_FOLDER
-from tfgpt.pairs import load_pairs, split_pairs
-from tfgpt.translation import TranslationSettings, fit_translator
-from tfgpt.translator import CHECKPOINTS, CONFIG, TOKENIZER, WEIGHTS
+from tfgpt.data.pairs import load_pairs, split_pairs
+from tfgpt.data.texts import DATA_FOLDER
+from tfgpt.tasks.translation import TranslationSettings, fit_translator
+from tfgpt.tasks.translator import CHECKPOINTS, CONFIG, TOKENIZER, WEIGHTS
 
 TINY = TranslationSettings(
     num_layers=1,
@@ -68,7 +68,7 @@ def test_line_ends_and_runs_of_spaces_count_as_one_space(translator):
 
 
 def test_beam_size_and_penalty_reach_the_search(translator, monkeypatch):
-    from tfgpt import translator as module
+    from tfgpt.tasks import translator as module
 
     calls = []
     original = module.beam_search

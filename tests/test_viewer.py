@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import tfgpt
-from tfgpt.viewer import view_attention
+from tfgpt.plotting.viewer import view_attention
 
 SOURCE = ["Die", "Katze", "schlief", "."]
 TARGET = ["<s>", " The", " cat", " slept", "."]
@@ -174,7 +174,7 @@ def test_a_notebook_gets_the_page_in_a_sandbox():
 
 
 def test_the_template_is_part_of_the_package():
-    template = resources.files("tfgpt").joinpath("viewer.html").read_text(encoding="utf-8")
+    template = resources.files("tfgpt.plotting").joinpath("viewer.html").read_text(encoding="utf-8")
     assert template.isascii() and template.count("{{") == 2
 
 

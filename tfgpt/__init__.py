@@ -4,75 +4,68 @@ Importing tfgpt needs keras, numpy and one Keras backend. Modules that need more
 (plotting: matplotlib; tokenizers: the `tokenizers` library) load it when used.
 """
 
-import keras
+import importlib
 
 from tfgpt import (
     attention,
-    attention_plots,
-    checks,
-    compilation,
-    contrastive,
     data,
-    device_checks,
-    devices,
-    diagnosis,
-    figures,
-    fused,
     generation,
     gpt,
     layers,
     losses,
     masks,
-    pairs,
-    plotting,
     positional,
     precision,
-    request,
-    samplers,
-    scores,
-    search,
-    speculative,
-    streaming,
+    schedules,
     tokenizers,
     training,
     transformer,
-    viewer,
 )
 from tfgpt.attention import MultiHeadAttention, scaled_dot_product_attention
-from tfgpt.contrastive import ContrastiveSearch
-from tfgpt.diagnosis import doctor
-from tfgpt.generation import generate
+from tfgpt.generation import (
+    BeamSearch,
+    ContrastiveSearch,
+    beam_search,
+    generate,
+    samplers,
+    speculative_generate,
+    stream,
+)
 from tfgpt.gpt import GPT
 from tfgpt.layers import DecoderLayer, EncoderLayer, FeedForward
 from tfgpt.losses import bits_per_byte, masked_accuracy, masked_loss, perplexity
 from tfgpt.masks import causal_mask, combine_masks, create_masks, padding_mask
 from tfgpt.positional import PositionalEmbedding, apply_rotary, get_angles, positional_encoding
 from tfgpt.precision import cast_model, compare_predictions
-from tfgpt.search import BeamSearch, beam_search
-from tfgpt.speculative import speculative_generate
-from tfgpt.streaming import stream
+from tfgpt.schedules import WarmupLinearDecay, WarmupSchedule
 from tfgpt.tokenizers import BPETokenizer, CharTokenizer
-from tfgpt.training import WarmupLinearDecay, WarmupSchedule, evaluate, make_train_step, train
+from tfgpt.training import evaluate, make_train_step, set_seed, train
 from tfgpt.transformer import Decoder, Encoder, Transformer
-from tfgpt.translator import Translator
-from tfgpt.validation import check_integer
 
 __version__ = "0.1.0"
 
+# Loaded when first used: a program that trains needs no figures, checks or doctor.
+LAZY = {
+    "Translator": "tfgpt.tasks.translator",
+    "checks": "tfgpt.checks",
+    "doctor": "tfgpt.machine.diagnosis",
+    "devices": "tfgpt.machine.devices",
+    "plotting": "tfgpt.plotting",
+    "viewer": "tfgpt.plotting.viewer",
+}
 
-def set_seed(seed):
-    """Seed Python, NumPy and the backend: two seeded CPU runs are identical.
 
-    Call it before layers are made: their initial values are drawn then.
+def __getattr__(name):
+    """Load what is in LAZY: a module, or a name that its module defines."""
+    if name not in LAZY:
+        raise AttributeError(f"module 'tfgpt' has no attribute {name!r}")
+    module = importlib.import_module(LAZY[name])
+    return getattr(module, name, module)
 
-    Args:
-        seed: int >= 0.
 
-    Raises:
-        ValueError: if seed is not an integer >= 0.
-    """
-    check_integer("seed", seed, minimum=0)
-    keras.utils.set_random_seed(int(seed))
+def __dir__():
+    """List the lazy names too."""
+    return sorted({*globals(), *LAZY})
 
 
 __all__ = [
@@ -94,7 +87,6 @@ __all__ = [
     "WarmupSchedule",
     "apply_rotary",
     "attention",
-    "attention_plots",
     "beam_search",
     "bits_per_byte",
     "cast_model",
@@ -102,17 +94,11 @@ __all__ = [
     "checks",
     "combine_masks",
     "compare_predictions",
-    "compilation",
-    "contrastive",
     "create_masks",
     "data",
-    "device_checks",
     "devices",
-    "diagnosis",
     "doctor",
     "evaluate",
-    "figures",
-    "fused",
     "generate",
     "generation",
     "get_angles",
@@ -124,22 +110,17 @@ __all__ = [
     "masked_loss",
     "masks",
     "padding_mask",
-    "pairs",
     "perplexity",
     "plotting",
     "positional",
     "positional_encoding",
     "precision",
-    "request",
     "samplers",
     "scaled_dot_product_attention",
-    "scores",
-    "search",
+    "schedules",
     "set_seed",
-    "speculative",
     "speculative_generate",
     "stream",
-    "streaming",
     "tokenizers",
     "train",
     "training",

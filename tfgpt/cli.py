@@ -92,7 +92,7 @@ def make_parser():
 
 def run_demo(options):
     """Train, with the options of `tfgpt demo`."""
-    from tfgpt import demo
+    from tfgpt.tasks import demo
 
     demo.run_demo(options.corpus, options.run_dir, options.steps, options.seed, options.resume)
 
@@ -103,7 +103,9 @@ def run_generate(options):
 
     import keras
 
-    from tfgpt import CharTokenizer, demo, stream
+    from tfgpt.generation import stream
+    from tfgpt.tasks import demo
+    from tfgpt.tokenizers import CharTokenizer
 
     folder = Path(options.run_dir)
     if not (folder / "model.keras").exists():
@@ -134,7 +136,7 @@ def run_train_translation(options):
     """Train and score, with the options of `tfgpt train-translation`."""
     from dataclasses import replace
 
-    from tfgpt import translation
+    from tfgpt.tasks import translation
 
     settings = translation.SMALL if options.small else translation.TranslationSettings()
     asked = {"steps": options.steps, "dropout": options.dropout}
@@ -151,7 +153,7 @@ def run_train_translation(options):
 
 def run_translate(options):
     """Print a translation, with the options of `tfgpt translate`."""
-    from tfgpt.translator import Translator
+    from tfgpt.tasks.translator import Translator
 
     translator = Translator.load(options.checkpoint)
     print(translator.translate(options.text, beam_size=options.beam))
@@ -163,7 +165,7 @@ def run_translate(options):
 
 def run_doctor(options):
     """Print the checks of `tfgpt doctor`; return 1 if one found a problem."""
-    from tfgpt.diagnosis import doctor
+    from tfgpt.machine.diagnosis import doctor
 
     report = doctor(show=not options.json)
     print(report.to_json() if options.json else report)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import keras
 
-from tfgpt.devices import warn_without_xla
+from tfgpt.machine.devices import warn_without_xla
 
 NOTICE = "Compiling the decoding loop; this happens once per batch size and kind of sampler."
 NOTICE_AFTER = 1.0  # seconds

@@ -6,8 +6,7 @@ screen, and show Chinese labels when a font for them is installed.
 
 import numpy as np
 
-from tfgpt.attention_plots import plot_attention_overview, plot_attention_weights
-from tfgpt.figures import (
+from tfgpt.plotting.figures import (
     cell_side,
     check_labels,
     check_save,
@@ -18,15 +17,6 @@ from tfgpt.figures import (
     visible,
 )
 from tfgpt.validation import check_positive
-
-__all__ = [
-    "plot_attention_overview",
-    "plot_attention_weights",
-    "plot_history",
-    "plot_mask",
-    "plot_positional_encoding",
-    "plot_schedule",
-]
 
 
 def plot_mask(mask, query_tokens=None, key_tokens=None, title=None, save=None):

@@ -12,9 +12,9 @@ import numpy as np
 from keras import ops
 
 from tfgpt.compilation import compile_for, notice_if_slow
-from tfgpt.generation import CHUNK, cache_room
+from tfgpt.generation.decoding import CHUNK, cache_room
+from tfgpt.generation.request import MOST_STOP_TOKENS, stop_token_row
 from tfgpt.masks import padding_mask
-from tfgpt.request import MOST_STOP_TOKENS, stop_token_row
 from tfgpt.validation import check_length, check_positive, check_token_ids
 
 # The score of what cannot be chosen. Finite: the difference of two infinities is NaN.

@@ -20,16 +20,16 @@ from tfgpt.attention import (
     masked_softmax,
     scaled_dot_product_attention,
 )
-from tfgpt.data import shift
-from tfgpt.generation import next_token_probabilities
+from tfgpt.data.batches import shift
+from tfgpt.generation.beam import choose, penalty
+from tfgpt.generation.decoding import next_token_probabilities
+from tfgpt.generation.samplers import MinP
 from tfgpt.gpt import GPT
 from tfgpt.layers import DecoderLayer
 from tfgpt.losses import bits_per_byte, masked_accuracy, masked_loss
 from tfgpt.masks import causal_mask, create_masks
 from tfgpt.positional import apply_rotary, get_angles, positional_encoding
-from tfgpt.samplers import MinP
-from tfgpt.search import choose, penalty
-from tfgpt.training import WarmupSchedule
+from tfgpt.schedules import WarmupSchedule
 
 
 @dataclass(frozen=True)

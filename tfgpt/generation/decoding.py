@@ -15,8 +15,8 @@ import numpy as np
 from keras import ops
 
 from tfgpt.compilation import compile_for, notice_if_slow
-from tfgpt.request import NONE, make_request, stop_token_row
-from tfgpt.samplers import Greedy, adjust_logits, draw, make_samplers, seen_tokens
+from tfgpt.generation.request import NONE, make_request, stop_token_row
+from tfgpt.generation.samplers import Greedy, adjust_logits, draw, make_samplers, seen_tokens
 
 # Prompt tokens that enter the cache at once. One size for all prompts, so that
 # another prompt length needs no new program.

@@ -7,9 +7,9 @@ over one. The rule of acceptance keeps its distribution exactly, whatever the dr
 import numpy as np
 from keras import ops
 
-from tfgpt.generation import cache_room, sampler_numbers
-from tfgpt.samplers import adjust_logits, draw, make_samplers
-from tfgpt.search import may_be_chosen, read_chunks, run_compiled
+from tfgpt.generation.beam import may_be_chosen, read_chunks, run_compiled
+from tfgpt.generation.decoding import cache_room, sampler_numbers
+from tfgpt.generation.samplers import adjust_logits, draw, make_samplers
 from tfgpt.validation import check_integer, check_positive, check_token_ids
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tfgpt.data import DATA_FOLDER, read_utf8, shift
+from tfgpt.data.batches import shift
+from tfgpt.data.texts import DATA_FOLDER, read_utf8
 from tfgpt.validation import check_integer
 
 PAIR_CORPORA = ("verses_en-es", "verses_kjv-modern")

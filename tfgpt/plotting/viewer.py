@@ -105,7 +105,9 @@ class AttentionView:
             "title": escape(self.content["title"] or "Attention"),
             "data": to_script_json(self.content),
         }
-        template = resources.files("tfgpt").joinpath("viewer.html").read_text(encoding="utf-8")
+        template = (
+            resources.files("tfgpt.plotting").joinpath("viewer.html").read_text(encoding="utf-8")
+        )
         # In one pass: a token "{{title}}" must stay what it is.
         return re.sub(r"\{\{(title|data)\}\}", lambda match: parts[match[1]], template)
 

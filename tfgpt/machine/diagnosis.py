@@ -1,7 +1,7 @@
 """The doctor: is this machine ready for tfgpt, and if not, what is missing?
 
 `tfgpt.doctor()` in a notebook, `tfgpt doctor` in a terminal. As a file,
-`python tfgpt/diagnosis.py`, it runs even where `import tfgpt` fails.
+`python tfgpt/machine/diagnosis.py`, it runs even where `import tfgpt` fails.
 """
 
 import ctypes
@@ -17,12 +17,12 @@ from functools import partial
 from pathlib import Path
 
 if __package__:
-    from tfgpt import device_checks, devices
+    from tfgpt.machine import device_checks, devices
 else:  # run as a file: `import tfgpt` may be what fails
     import device_checks
     import devices
 
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 GIB = 1024**3
 PYTHON_NEEDED = (3, 11)
@@ -273,7 +273,7 @@ def check_disk():
 
 def check_texts():
     """Check that the bundled texts are there."""
-    from tfgpt.data import CORPORA, DATA_FOLDER
+    from tfgpt.data.texts import CORPORA, DATA_FOLDER
 
     missing = [name for name in CORPORA if not (DATA_FOLDER / f"{name}.txt").is_file()]
     if missing:
@@ -284,7 +284,7 @@ def check_texts():
 
 def check_font():
     """Look for a font that can show Chinese characters in figures."""
-    from tfgpt.figures import installed_cjk_font, newly_installed_cjk_font
+    from tfgpt.plotting.figures import installed_cjk_font, newly_installed_cjk_font
 
     try:
         font = installed_cjk_font() or newly_installed_cjk_font()

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfgpt.search import (
+from tfgpt.generation.beam import (
     IMPOSSIBLE,
     fill_after,
     is_any_of,

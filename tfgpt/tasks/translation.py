@@ -7,8 +7,7 @@ translator (config, weights, tokenizer), scores.txt, translations.tsv, attention
 from dataclasses import dataclass
 from pathlib import Path
 
-import tfgpt
-from tfgpt.pairs import (
+from tfgpt.data.pairs import (
     encode_pairs,
     load_pairs,
     pair_batches,
@@ -16,10 +15,15 @@ from tfgpt.pairs import (
     short_pairs,
     split_pairs,
 )
+from tfgpt.losses import perplexity
+from tfgpt.plotting import plot_history
 from tfgpt.runs import set_aside
-from tfgpt.scores import format_scores, score_translations
-from tfgpt.training import make_muon
-from tfgpt.translator import Translator
+from tfgpt.schedules import make_muon
+from tfgpt.tasks.scores import format_scores, score_translations
+from tfgpt.tasks.translator import Translator
+from tfgpt.tokenizers import BPETokenizer
+from tfgpt.training import evaluate, set_seed, train
+from tfgpt.transformer import Transformer
 
 # The language of the targets chooses the stemmer of METEOR.
 TARGET_LANGUAGES = {"verses_en-es": "spanish"}
@@ -92,7 +96,7 @@ def train_translation(
     translator, history = fit_translator(training, validation, settings, seed, folder, resume)
     translator.save(folder / "translator")
     if history:  # Ctrl-C may come before the first row
-        tfgpt.plotting.plot_history(history, title=str(corpus), save=folder / "loss.png")
+        plot_history(history, title=str(corpus), save=folder / "loss.png")
     # What is measured is what was written: weights rounded to float16.
     translator = Translator.load(folder / "translator")
     language = language or TARGET_LANGUAGES.get(corpus, "english")
@@ -116,9 +120,9 @@ def fit_translator(training, validation, settings, seed=0, run_dir=None, resume=
     Raises:
         ValueError: if no pair is short enough, or an argument is outside its range.
     """
-    tfgpt.set_seed(seed)
+    set_seed(seed)
     texts = [f" {text}" for text in training.sources + training.targets]
-    tokenizer = tfgpt.BPETokenizer.train(texts, settings.vocab_size)
+    tokenizer = BPETokenizer.train(texts, settings.vocab_size)
     max_length = settings.buckets[-1]
     encoded, held_out = (
         encode_pairs(short_pairs(part, tokenizer, max_length), tokenizer)
@@ -130,7 +134,7 @@ def fit_translator(training, validation, settings, seed=0, run_dir=None, resume=
         f"{len(training):,} pairs, {tokenizer.vocab_size:,} tokens, {model.count_params():,} "
         f"weights, {settings.steps:,} steps. Ctrl-C stops early and keeps the work so far."
     )
-    history = tfgpt.train(
+    history = train(
         model,
         pair_batches(encoded, *shapes, seed),
         settings.steps,
@@ -145,7 +149,7 @@ def fit_translator(training, validation, settings, seed=0, run_dir=None, resume=
 
 def make_model(settings, vocab_size):
     """Make the untrained Transformer of these settings."""
-    return tfgpt.Transformer(
+    return Transformer(
         settings.num_layers,
         settings.d_model,
         settings.num_heads,
@@ -192,8 +196,8 @@ def write_scores(translator, test, training, language, folder):
 def loss_line(translator, test):
     """Say in one line how surprised the model is by the reference translations."""
     windows = pair_windows(encode_pairs(test, translator.tokenizer), [translator.max_length], 2048)
-    loss = tfgpt.evaluate(translator.model, windows)["loss"]
+    loss = evaluate(translator.model, windows)["loss"]
     return (
         f"{len(test):,} test pairs of unseen chapters: loss {loss:.3f} nats per token, "
-        f"perplexity {tfgpt.perplexity(loss):.2f}"
+        f"perplexity {perplexity(loss):.2f}"
     )

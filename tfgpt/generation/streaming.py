@@ -7,8 +7,8 @@ is complete.
 
 import codecs
 
-from tfgpt.generation import Decoding
-from tfgpt.request import NONE, make_request
+from tfgpt.generation.decoding import Decoding
+from tfgpt.generation.request import NONE, make_request
 
 
 def stream(model, tokenizer, prompt, max_new_tokens, **settings):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfgpt.samplers import check_samplers, make_samplers
+from tfgpt.generation.samplers import check_samplers, make_samplers
 from tfgpt.validation import check_integer, check_positive, check_token_ids
 
 MOST_STOP_TOKENS = 8

@@ -12,9 +12,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfgpt.data import DATA_FOLDER
-from tfgpt.pairs import PAIR_CORPORA, encode_source, pad_rows
-from tfgpt.search import beam_search
+from tfgpt.data.pairs import PAIR_CORPORA, encode_source, pad_rows
+from tfgpt.data.texts import DATA_FOLDER
+from tfgpt.generation.beam import beam_search
 from tfgpt.tokenizers import BPETokenizer
 from tfgpt.transformer import Transformer
 from tfgpt.validation import check_positive
@@ -51,7 +51,7 @@ class Alignment:
             AttentionView. Cross-attention comes first. The decoder's rows are the tokens
             that it read.
         """
-        from tfgpt.viewer import view_attention
+        from tfgpt.plotting.viewer import view_attention
 
         tokens = {"encoder": self.source_tokens, "decoder": self.input_tokens}
         rows = "each decoder row writes the token of the next row"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tfgpt.figures import (
+from tfgpt.plotting.figures import (
     LABEL_SIZE,
     cell_side,
     check_labels,
@@ -19,8 +19,8 @@ from tfgpt.figures import (
     readable,
     visible,
 )
+from tfgpt.plotting.viewer import check_arrays, check_axis, choose_axes, view_attention
 from tfgpt.validation import check_positive
-from tfgpt.viewer import check_arrays, check_axis, choose_axes, view_attention
 
 PADDING_COLOUR = "0.8"  # a row that means nothing; 0 is black, 1 is white
 PADDING_LABEL = "0.46"  # can be read on white and on black

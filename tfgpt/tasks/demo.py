@@ -7,9 +7,15 @@ history.csv, loss.png, attention.png and sample.txt.
 from dataclasses import dataclass
 from pathlib import Path
 
-import tfgpt
+from tfgpt.data import load_text, random_batches, split_held_out, window_batches
+from tfgpt.generation import generate
+from tfgpt.gpt import GPT
+from tfgpt.losses import perplexity
+from tfgpt.plotting import plot_attention_weights, plot_history
 from tfgpt.runs import set_aside
-from tfgpt.training import make_muon
+from tfgpt.schedules import make_muon
+from tfgpt.tokenizers import CharTokenizer
+from tfgpt.training import set_seed, train
 from tfgpt.validation import check_positive
 
 
@@ -57,26 +63,26 @@ def run_demo(corpus="shakespeare", run_dir="runs/demo", steps=None, seed=0, resu
         FileNotFoundError: if there is no such corpus.
         ValueError: if the text is unusable or an argument is outside its range.
     """
-    text = tfgpt.data.load_text(corpus)
-    tokenizer = tfgpt.CharTokenizer.train(text)
+    text = load_text(corpus)
+    tokenizer = CharTokenizer.train(text)
     large = tokenizer.vocab_size > LARGE_VOCABULARY
     settings = LARGE_VOCABULARY_SETTINGS if large else SETTINGS
     steps = settings.steps if steps is None else steps
     check_positive("steps", steps)
-    training_ids, held_out_ids = tfgpt.data.split_held_out(tokenizer.encode(text))
+    training_ids, held_out_ids = split_held_out(tokenizer.encode(text))
     if len(held_out_ids) <= settings.context_length:
         raise ValueError(
             f"corpus must have more than {10 * settings.context_length + 5:,} characters, so that "
             f"its held-out tenth fills a context of {settings.context_length}, got {len(text):,}."
         )
     sizes = settings.context_length, settings.batch_size
-    batches = tfgpt.data.random_batches(training_ids, *sizes, seed=seed)
-    held_out = tfgpt.data.window_batches(held_out_ids, *sizes)
+    batches = random_batches(training_ids, *sizes, seed=seed)
+    held_out = window_batches(held_out_ids, *sizes)
 
     if not resume:
         set_aside(Path(run_dir))
-    tfgpt.set_seed(seed)
-    model = tfgpt.GPT(
+    set_seed(seed)
+    model = GPT(
         tokenizer.vocab_size,
         settings.context_length,
         settings.num_layers,
@@ -89,7 +95,7 @@ def run_demo(corpus="shakespeare", run_dir="runs/demo", steps=None, seed=0, resu
         f"{model.count_params():,} weights; {steps:,} steps. "
         "The first step compiles the model and takes some seconds. Ctrl-C stops early."
     )
-    history = tfgpt.train(
+    history = train(
         model,
         batches,
         steps,
@@ -108,12 +114,12 @@ def write_results(folder, model, tokenizer, history, held_out_ids, seed):
     model.save(folder / "model.keras")
     tokenizer.save(folder / "tokenizer.json")
     if history:
-        tfgpt.plotting.plot_history(history, title="loss of the demo", save=folder / "loss.png")
+        plot_history(history, title="loss of the demo", save=folder / "loss.png")
 
     token_ids = held_out_ids[: min(24, model.context_length)]
     _, weights = model(token_ids[None], return_attention_weights=True)
     last_layer = f"decoder/{model.num_layers - 1}/self"
-    tfgpt.plotting.plot_attention_weights(
+    plot_attention_weights(
         weights[last_layer][0],
         [tokenizer.id_to_token(int(token_id)) for token_id in token_ids],
         title=last_layer,
@@ -141,7 +147,7 @@ def sample_text(model, tokenizer, prompt=None, num_tokens=500, **sampling):
         str, the prompt and its continuation.
     """
     start = sample_start(tokenizer, prompt)
-    token_ids = tfgpt.generate(model, tokenizer.encode(start), num_tokens, **sampling)[0]
+    token_ids = generate(model, tokenizer.encode(start), num_tokens, **sampling)[0]
     return tokenizer.decode(token_ids if prompt else token_ids[len(start) :])
 
 
@@ -165,5 +171,5 @@ def summary(history):
     row = measured[-1]
     return (
         f"Step {row['step']:,}, {row['seconds']:.0f} s: held-out loss {row['val_loss']:.3f} nats "
-        f"per character, perplexity {float(tfgpt.perplexity(row['val_loss'])):.2f}."
+        f"per character, perplexity {float(perplexity(row['val_loss'])):.2f}."
     )

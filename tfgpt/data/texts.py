@@ -1,0 +1,62 @@
+"""Bundled corpora and any UTF-8 file of your own, as text. Nothing is downloaded."""
+
+from pathlib import Path
+
+DATA_FOLDER = Path(__file__).resolve().parents[2] / "data"
+CORPORA = ("shakespeare", "chinese_poems")
+
+
+def load_text(corpus):
+    """Read a bundled corpus or a UTF-8 text file.
+
+    Windows line ends become "\\n"; a byte order mark at the start is dropped.
+
+    Args:
+        corpus: "shakespeare", "chinese_poems", or the path of a file.
+
+    Returns:
+        str, not empty.
+
+    Raises:
+        FileNotFoundError: if there is no such corpus or file.
+        ValueError: if the file is empty, a folder, or not UTF-8.
+
+    Example:
+        >>> load_text("shakespeare")[:14]
+        'First Citizen:'
+    """
+    path = DATA_FOLDER / f"{corpus}.txt" if corpus in CORPORA else Path(corpus)
+    return read_utf8(path, "corpus", f"{', '.join(CORPORA)} or the path of a file")
+
+
+def read_utf8(path, name, expected):
+    """Read a UTF-8 text file with "\\n" as line end and without a byte order mark.
+
+    Args:
+        path: Path of the file.
+        name: str, the argument's name in messages.
+        expected: str, what the argument may be, for the message about a missing file.
+
+    Returns:
+        str, not empty.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is empty, a folder, or not UTF-8.
+    """
+    if path.is_dir():
+        raise ValueError(f"{name} must be a text file, got the folder {str(path)!r}.")
+    if not path.exists():
+        raise FileNotFoundError(f"{name} must be one of {expected} that exists, got {str(path)!r}.")
+    try:
+        # Not "utf-8-sig": its errors count offsets from after the mark.
+        text = path.read_text(encoding="utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{name} must be UTF-8 text, got {str(path)!r} with the byte "
+            f"0x{error.object[error.start]:02x} at offset {error.start}. "
+            "Save it as UTF-8 in your editor first."
+        ) from error
+    if not text.strip():
+        raise ValueError(f"{name} must not be empty, got {str(path)!r} without any text.")
+    return text

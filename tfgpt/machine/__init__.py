@@ -1,0 +1,1 @@
+"""The machine: its devices, what they compute, and the doctor that checks them."""

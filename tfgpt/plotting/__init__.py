@@ -1,0 +1,21 @@
+"""Figures and the interactive page: arrays and tokens in. Nothing here knows a model."""
+
+from tfgpt.plotting.attention import plot_attention_overview, plot_attention_weights
+from tfgpt.plotting.basics import (
+    plot_history,
+    plot_mask,
+    plot_positional_encoding,
+    plot_schedule,
+)
+from tfgpt.plotting.viewer import AttentionView, view_attention
+
+__all__ = [
+    "AttentionView",
+    "plot_attention_overview",
+    "plot_attention_weights",
+    "plot_history",
+    "plot_mask",
+    "plot_positional_encoding",
+    "plot_schedule",
+    "view_attention",
+]
