@@ -8,10 +8,11 @@ import pytest
 from test_cli import TRANSLATION_FILES
 
 from tfgpt import BPETokenizer, Transformer, Translator, cli
+from tfgpt.bundle import CONFIG, TOKENIZER, WEIGHTS
 from tfgpt.data.pairs import load_pairs, split_pairs
 from tfgpt.data.texts import DATA_FOLDER
 from tfgpt.tasks.translation import TranslationSettings, fit_translator
-from tfgpt.tasks.translator import CHECKPOINTS, CONFIG, TOKENIZER, WEIGHTS
+from tfgpt.tasks.translator import CHECKPOINTS
 
 TINY = TranslationSettings(
     num_layers=1,
@@ -172,9 +173,9 @@ def damage(folder, name, how):
         (CONFIG, "missing", FileNotFoundError, "without config.json"),
         (WEIGHTS, "missing", FileNotFoundError, "without weights.safetensors"),
         (TOKENIZER, "missing", FileNotFoundError, "without tokenizer.json"),
-        (CONFIG, "cut", ValueError, "must hold the config of a Transformer"),
+        (CONFIG, "cut", ValueError, "must hold an undamaged config.json of a saved model"),
         (WEIGHTS, "cut", ValueError, "must hold undamaged weights"),
-        (TOKENIZER, "cut", ValueError, "must be a saved BPETokenizer"),
+        (TOKENIZER, "cut", ValueError, "must be a saved tokenizer"),
         (CONFIG, "other", ValueError, "weights must fit the model, .* of shape"),
         (CONFIG, "class", ValueError, "must hold the config of a Transformer"),
     ],

@@ -370,6 +370,27 @@ class BPETokenizer:
         )
 
 
+def load_tokenizer(path):
+    """Read a tokenizer of either class.
+
+    Args:
+        path: file that `CharTokenizer.save` or `BPETokenizer.save` wrote.
+
+    Returns:
+        CharTokenizer or BPETokenizer, as the file says.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is no saved tokenizer.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # UTF-8 and JSON errors too
+        raise ValueError(f"path must be a saved tokenizer, got {str(path)!r}.") from error
+    is_char = isinstance(content, dict) and content.get("type") == "CharTokenizer"
+    return (CharTokenizer if is_char else BPETokenizer).load(path)
+
+
 def id_list(token_ids):
     """Return the ids of one text as a list; raise if they are of a batch."""
     token_ids = np.asarray(token_ids)

@@ -1,17 +1,15 @@
 """A translator: an encoder-decoder with its tokenizer, text in, text out.
 
-On disk it is a folder of three files: config.json (sizes), weights.safetensors
-(float16) and tokenizer.json. Nothing in it is executed when it is read.
+On disk it is a bundle (see `tfgpt.bundle`) with float16 weights.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import keras
 import numpy as np
 from keras import ops
 
+from tfgpt.bundle import TOKENIZER, check_vocabulary, load_bundle, save_bundle
 from tfgpt.data.pairs import PAIR_CORPORA, encode_source, pad_rows
 from tfgpt.data.texts import DATA_FOLDER
 from tfgpt.generation.beam import beam_search
@@ -20,7 +18,6 @@ from tfgpt.transformer import Transformer
 from tfgpt.validation import check_positive
 
 CHECKPOINTS = PAIR_CORPORA  # a trained translator of each bundled corpus
-CONFIG, WEIGHTS, TOKENIZER = "config.json", "weights.safetensors", "tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -69,6 +66,7 @@ class Translator:
         tokenizer: BPETokenizer for both languages.
 
     Raises:
+        TypeError: if the model is no Transformer or the tokenizer no BPETokenizer.
         ValueError: if model and tokenizer differ in their number of tokens.
 
     Example:
@@ -82,12 +80,11 @@ class Translator:
     """
 
     def __init__(self, model, tokenizer):
-        sizes = (model.source_vocab_size, model.target_vocab_size)
-        if set(sizes) != {tokenizer.vocab_size}:
-            raise ValueError(
-                f"tokenizer must have as many tokens as the model, {sizes[0]} for sources and "
-                f"{sizes[1]} for targets, got {tokenizer.vocab_size}."
-            )
+        if not isinstance(model, Transformer):
+            raise TypeError(f"model must be a Transformer, got {type(model).__name__}.")
+        if not isinstance(tokenizer, BPETokenizer):
+            raise TypeError(f"tokenizer must be a BPETokenizer, got {type(tokenizer).__name__}.")
+        check_vocabulary(model, tokenizer)
         self.model = model
         self.tokenizer = tokenizer
         self.max_length = model.stack_settings["max_length"]
@@ -198,20 +195,7 @@ class Translator:
         Args:
             folder: path; made if it does not exist.
         """
-        from safetensors.numpy import save_file
-
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        config = keras.saving.serialize_keras_object(self.model)
-        (folder / CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")
-        save_file(
-            {
-                path: ops.convert_to_numpy(weight.value).astype("float16")
-                for path, weight in named_weights(self.model).items()
-            },
-            folder / WEIGHTS,
-        )
-        self.tokenizer.save(folder / TOKENIZER)
+        save_bundle(folder, self.model, self.tokenizer, dtype="float16")
 
     @classmethod
     def load(cls, folder):
@@ -229,61 +213,14 @@ class Translator:
             ValueError: if a file is damaged or the three do not fit together.
         """
         folder = DATA_FOLDER / "checkpoints" / folder if folder in CHECKPOINTS else Path(folder)
-        for name in (CONFIG, WEIGHTS, TOKENIZER):
-            if not (folder / name).exists():
-                raise FileNotFoundError(
-                    f"folder must be {', '.join(CHECKPOINTS)} or hold {CONFIG}, {WEIGHTS} and "
-                    f"{TOKENIZER}, got {str(folder)!r} without {name}."
-                )
-        model = load_model(folder / CONFIG)
-        load_weights(model, folder / WEIGHTS)
-        return cls(model, BPETokenizer.load(folder / TOKENIZER))
+        if not (folder / TOKENIZER).is_file():
+            raise FileNotFoundError(
+                f"folder must be {', '.join(CHECKPOINTS)} or hold a saved translator, got "
+                f"{str(folder)!r} without {TOKENIZER}."
+            )
+        return cls(*load_bundle(folder, "Transformer"))
 
 
 def plain(text):
     """Return the text with single spaces between its words."""
     return " ".join(text.split())
-
-
-def named_weights(model):
-    """Map the path of each weight below the model, such as "decoder/layer_0/...", to it."""
-    return {weight.path.partition("/")[2]: weight for weight in model.weights}
-
-
-def load_model(path):
-    """Make the untrained Transformer that a config.json describes."""
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if config["class_name"] != "Transformer":
-            raise ValueError(f"class_name is {config['class_name']!r}")
-        return Transformer.from_config(config["config"])
-    except (ValueError, KeyError, TypeError) as error:  # a JSON error is a ValueError
-        raise ValueError(
-            f"folder must hold the config of a Transformer, got {str(path)!r}."
-        ) from error
-
-
-def load_weights(model, path):
-    """Fill a model with the weights of a file; raise unless names and shapes are equal."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        arrays = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"folder must hold undamaged weights, got {str(path)!r}.") from error
-    weights = named_weights(model)
-    expected = {name: tuple(weight.shape) for name, weight in weights.items()}
-    found = {name: array.shape for name, array in arrays.items()}
-    wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))
-    if wrong:
-        raise ValueError(
-            f"weights must fit the model, got {str(path)!r} with {wrong[0]!r} of shape "
-            f"{found.get(wrong[0])} instead of {expected.get(wrong[0])}."
-        )
-    for name, weight in weights.items():
-        if not np.isfinite(arrays[name]).all():
-            raise ValueError(
-                f"weights must be finite, got {name!r} in {str(path)!r} with NaN or inf."
-            )
-        weight.assign(arrays[name].astype("float32"))
