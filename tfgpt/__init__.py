@@ -46,6 +46,7 @@ __version__ = "0.1.0"
 
 # Loaded when first used: a program that trains needs no figures, checks or doctor.
 LAZY = {
+    "LanguageModel": "tfgpt.tasks.language_model",
     "Translator": "tfgpt.tasks.translator",
     "checks": "tfgpt.checks",
     "doctor": "tfgpt.machine.diagnosis",
@@ -79,6 +80,7 @@ __all__ = [
     "EncoderLayer",
     "FeedForward",
     "GPT",
+    "LanguageModel",
     "MultiHeadAttention",
     "PositionalEmbedding",
     "Transformer",

@@ -296,7 +296,8 @@ def checked_path(folder, name):
     """Return the path of a file of the bundle; raise if it is missing."""
     if not (folder / name).is_file():
         raise FileNotFoundError(
-            f"folder must hold {CONFIG} and {WEIGHTS}, got {str(folder)!r} without {name}."
+            f"folder must hold {CONFIG}, {WEIGHTS} and, for text, {TOKENIZER}, "
+            f"got {str(folder)!r} without {name}."
         )
     return folder / name
 
