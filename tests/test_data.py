@@ -73,16 +73,33 @@ def test_a_file_without_text_is_named_in_the_error(tmp_path, case):
 
 
 @pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        ("hi".encode("utf-16"), "UTF-16"),
+        ("hi 明".encode("utf-16-be"), "UTF-16 or another file with NUL bytes"),
+        ("hi".encode("utf-32"), "UTF-16"),
+        (b"one\0two", "UTF-16 or another file with NUL bytes"),
+        (b"PK\x03\x04...", "a zip file or an Office document"),
+        (b"%PDF-1.7", "a PDF"),
+    ],
+)
+def test_a_file_of_another_kind_is_named(tmp_path, content, kind):
+    path = tmp_path / "corpus.txt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"looks like {kind}.* Save it as UTF-8"):
+        data.load_text(path)
+
+
+@pytest.mark.parametrize(
     ("content", "byte", "offset"),
     [
         ("café".encode("latin-1"), "0xe9", 3),
         ("床".encode("gbk"), "0xb4", 0),
-        ("hi".encode("utf-16"), "0xff", 0),
         (b"\xef\xbb\xbfab\xff", "0xff", 5),
         (b"x" * 100_000 + b"\x80" + b"x" * 10, "0x80", 100_000),
         ("明".encode()[:2], "0xe6", 0),
     ],
-    ids=["latin-1", "gbk", "utf-16", "after a mark", "far inside", "cut character"],
+    ids=["latin-1", "gbk", "after a mark", "far inside", "cut character"],
 )
 def test_a_file_that_is_not_utf8_names_the_byte_and_its_offset(tmp_path, content, byte, offset):
     with pytest.raises(ValueError, match=f"{byte} at offset {offset}\\b.*Save it as UTF-8"):

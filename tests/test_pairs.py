@@ -55,7 +55,7 @@ def test_tsv_files_and_two_files_give_the_same_pairs(tmp_path):
     expected = (["good day", "the  sun"], ["你好", "太阳"])
     for pairs in (load_pairs(two_columns), load_pairs(sources, targets)):
         assert (pairs.sources, pairs.targets) == expected
-        assert pairs.groups == ["0", "0"]
+        assert pairs.groups == ["0", "1"]
     assert load_pairs(three_columns).groups == ["a", "b"]
 
 
@@ -65,8 +65,25 @@ def test_an_id_without_a_dot_names_its_chapter(tmp_path):
 
 
 def test_without_ids_neighbouring_lines_form_a_group(tmp_path):
-    pairs = load_pairs(write(tmp_path, "".join(f"s{i}\tt{i}\n" for i in range(45))))
-    assert [pairs.groups.count(group) for group in ("0", "1", "2")] == [20, 20, 5]
+    for count, size in ((45, 1), (250, 5), (1000, 20), (2010, 20)):
+        pairs = load_pairs(write(tmp_path, "".join(f"s{i}\tt{i}\n" for i in range(count))))
+        assert pairs.groups == [str(i // size) for i in range(count)]
+    # Several translations of one sentence are not divided.
+    pairs = load_pairs(write(tmp_path, "a\tb\na\tc\na\td\nb\te\n"))
+    assert pairs.groups == ["0", "0", "0", "3"]
+
+
+LICENCE = "CC-BY 2.0 (France) Attribution: tatoeba.org #2877272 (CM) & #1158250 (Wittydev)"
+
+
+def test_a_third_column_with_the_licence_is_no_translation(tmp_path):
+    lines = ["Go.\tVa !", "Hi.\tSalut !", "Run!\tCours\u202f!"]
+    with_licence = load_pairs(write(tmp_path, "".join(f"{line}\t{LICENCE}\n" for line in lines)))
+    assert with_licence == load_pairs(write(tmp_path, "\n".join(lines)))
+    assert with_licence.sources == ["Go.", "Hi.", "Run!"]
+    mixed = write(tmp_path, f"{lines[0]}\t{LICENCE}\n{lines[1]}\tno licence\n")
+    with pytest.raises(ValueError, match=r"got 3 column\(s\) on line 2"):
+        load_pairs(mixed)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +95,10 @@ def test_without_ids_neighbouring_lines_form_a_group(tmp_path):
         ("a\tb\n1\tc\td\n", r"got 3 column\(s\) on line 2"),
         ("a\tb\tc\td\n", r"got 4 column\(s\) on line 1"),
         (" \n", "corpus must not be empty"),
+        ("Go now.\tVa\tspoken\n", r"got the sentence 'Go now\.' in place of an id \(cut -f 1,2"),
+        ("a, b\n", r"1 column\(s\) \(commas do not divide columns\) on line 1"),
+        ("a\0b\tc\n", "looks like UTF-16 or another file with NUL bytes"),
+        ("PK\3\4\tb", r"looks like a zip file or an Office document \(.xlsx, .docx\)"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path, text, message):
@@ -124,9 +145,28 @@ def test_the_split_depends_on_seed_and_names_only():
     assert set(split_pairs(backwards)[2].sources) == set(split_pairs(pairs)[2].sources)
 
 
+@pytest.mark.parametrize("count", [3, 4, 24, 36, 60, 144, 400, 999])
+def test_a_small_file_is_divided_too(tmp_path, count):
+    pairs = load_pairs(write(tmp_path, "".join(f"s{i}\tt{i}\n" for i in range(count))))
+    parts = split_pairs(pairs)
+    assert all(map(len, parts)) and sum(map(len, parts)) == count
+    assert len(parts[0]) >= 0.8 * count - 2
+    groups = [set(part.groups) for part in parts]
+    assert not groups[0] & groups[1] and not (groups[0] | groups[1]) & groups[2]
+    assert split_pairs(pairs) == parts
+
+
+def test_a_few_chapters_are_divided_too():
+    for count in (3, 4, 5, 9):
+        names = [str(i % count) for i in range(40)]
+        parts = split_pairs(Pairs([f"s{i}" for i in range(40)], ["t"] * 40, names), share=0.4)
+        assert all(map(len, parts))
+        assert sum(len(set(part.groups)) for part in parts) == count
+
+
 def test_too_few_pairs_or_a_wrong_share_are_refused():
     pairs = Pairs(["a", "b"], ["c", "d"], ["0", "0"])
-    with pytest.raises(ValueError, match="must fill a training, .* of 2 pairs"):
+    with pytest.raises(ValueError, match="must fill a training, .* of 2 pairs in 1 chapters"):
         split_pairs(pairs)
     with pytest.raises(ValueError, match=r"share must be in \(0, 0.5\), got 0.5"):
         split_pairs(pairs, share=0.5)

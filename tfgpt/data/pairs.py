@@ -4,6 +4,7 @@ Pairs that stand in one chapter are never divided between training and held-out
 parts. Batches have few different shapes, so that nothing is compiled twice.
 """
 
+import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,12 @@ from tfgpt.data.texts import DATA_FOLDER, read_utf8
 from tfgpt.validation import check_integer
 
 PAIR_CORPORA = ("verses_en-es", "verses_kjv-modern")
-# Without chapters, so many neighbouring lines are taken for one document.
-LINES_PER_GROUP = 20
+# Without chapters, so many neighbouring lines are taken for one document; fewer where a
+# file would not fill so many documents.
+LINES_PER_GROUP, FEWEST_GROUPS = 20, 50
+# The third column of the files of manythings.org names the licence and the authors.
+ATTRIBUTION = re.compile(r"\s*CC[ -](BY|0)|.*\bAttribution:", re.IGNORECASE)
+SENTENCE_ENDS = (".", "!", "?", "…", "。", "！", "？")
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,9 @@ def load_pairs(corpus, target_file=None):
     A TSV file holds on each line a source and its translation with a tab between,
     or id, source and translation; ids such as "Gen.1.3" name verse 3 of the chapter
     "Gen.1", an id without a dot is the name of a chapter. Without ids every 20
-    neighbouring lines count as one chapter. White space around a text is dropped. A
-    file may end with empty lines.
+    neighbouring lines count as one chapter, fewer in a file below 1,000 lines. A third
+    column with the licence, as in the files of manythings.org, is dropped. White space
+    around a text is dropped. A file may end with empty lines.
 
     Args:
         corpus: "verses_en-es", "verses_kjv-modern", the path of a TSV file, or the
@@ -96,26 +102,44 @@ def read_lines(path, name, expected):
 def rows_to_pairs(rows, path):
     """Turn rows of 2 or 3 columns into Pairs; raise with the line number if one is wrong."""
     columns = len(rows[0])
-    sources, targets, groups = [], [], []
+    if columns == 3 and ATTRIBUTION.match(rows[0][2]):
+        rows = [row[:2] if ATTRIBUTION.match(row[-1]) else row for row in rows]
+        columns = 2
     for number, row in enumerate(rows, start=1):
-        texts = [text.strip() for text in row[-2:]]
-        if len(row) not in (2, 3) or len(row) != columns or not all(texts):
+        wrong = fault(row, columns)
+        if wrong:
             raise ValueError(
                 "corpus must have source and translation on every line, with a tab between (or id, "
-                f"source, translation), got {fault(row, columns)} on line {number} of {path!r}."
+                f"source, translation), got {wrong} on line {number} of {path!r}."
             )
-        sources.append(texts[0])
-        targets.append(texts[1])
-        has_id = columns == 3
-        groups.append(chapter_of(row[0]) if has_id else f"{(number - 1) // LINES_PER_GROUP}")
-    return Pairs(sources, targets, groups)
+    sources, targets = ([row[place].strip() for row in rows] for place in (-2, -1))
+    if columns == 3:
+        return Pairs(sources, targets, [chapter_of(row[0]) for row in rows])
+    return Pairs(sources, targets, neighbours(sources))
+
+
+def neighbours(sources):
+    """Name groups of neighbouring lines; equal sources in a row stay in one group."""
+    size = min(max(len(sources) // FEWEST_GROUPS, 1), LINES_PER_GROUP)
+    groups = []
+    for place, source in enumerate(sources):
+        is_same = place > 0 and source == sources[place - 1]
+        groups.append(groups[-1] if is_same else f"{place // size}")
+    return groups
 
 
 def fault(row, columns):
-    """Say what is wrong with a row of a file whose first row has so many columns."""
+    """Say what is wrong with a row of a file whose rows have so many columns, or return None."""
     if not any(text.strip() for text in row):
         return "an empty line"
-    return "an empty text" if len(row) == columns in (2, 3) else f"{len(row)} column(s)"
+    if len(row) != columns or columns not in (2, 3):
+        separated = len(row) == 1 and any(sign in row[0] for sign in ",;")
+        return f"{len(row)} column(s)" + (" (commas do not divide columns)" if separated else "")
+    if not all(text.strip() for text in row[-2:]):
+        return "an empty text"
+    if columns == 3 and row[0].strip().endswith(SENTENCE_ENDS):
+        return f"the sentence {row[0]!r} in place of an id (cut -f 1,2 drops a third column)"
+    return None
 
 
 def chapter_of(pair_id):
@@ -126,9 +150,9 @@ def chapter_of(pair_id):
 def split_pairs(pairs, share=0.05, seed=0):
     """Divide pairs into training, validation and test parts, whole chapters each.
 
-    The place of a chapter depends on its name and the seed only. Held-out pairs
-    whose source also stands in the training part are left out: a model could have
-    learned them by heart.
+    The place of a chapter depends on its name and the seed only; where so few chapters
+    would leave a held-out part empty, it gets one. Held-out pairs whose source also
+    stands in the training part are left out: a model could have learned them by heart.
 
     Args:
         pairs: Pairs.
@@ -149,20 +173,27 @@ def split_pairs(pairs, share=0.05, seed=0):
     if not 0 < share < 0.5:
         raise ValueError(f"share must be in (0, 0.5), got {share!r}.")
     check_integer("seed", seed, minimum=0)
-    places = np.array([zlib.crc32(f"{seed}/{group}".encode()) / 2**32 for group in pairs.groups])
-    training = pairs.select(places >= 2 * share)
+    heights = {group: zlib.crc32(f"{seed}/{group}".encode()) / 2**32 for group in pairs.groups}
+    order = sorted(heights, key=heights.get)
+    cuts = np.searchsorted([heights[group] for group in order], [share, 2 * share])
+    most = (len(order) - 1) // 2
+    validation, test = (min(max(int(n), 1), most) for n in (cuts[0], cuts[1] - cuts[0]))
+    part_of = dict.fromkeys(order[:validation], "validation")
+    part_of |= dict.fromkeys(order[validation : validation + test], "test")
+    chosen = np.array([part_of.get(group, "training") for group in pairs.groups])
+    training = pairs.select(chosen == "training")
     known = set(training.sources)
     new = np.array([source not in known for source in pairs.sources])
     parts = (
         training,
-        pairs.select(new & (places < share)),
-        pairs.select(new & (places >= share) & (places < 2 * share)),
+        pairs.select(new & (chosen == "validation")),
+        pairs.select(new & (chosen == "test")),
     )
     if not all(map(len, parts)):
         raise ValueError(
             "pairs must fill a training, a validation and a test part, got "
-            f"{', '.join(f'{len(part):,}' for part in parts)} of {len(pairs):,} pairs: "
-            "use more pairs or a larger share."
+            f"{', '.join(f'{len(part):,}' for part in parts)} of {len(pairs):,} pairs in "
+            f"{len(order):,} chapters: use more of them or a larger share."
         )
     return parts
 

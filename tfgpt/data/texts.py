@@ -4,6 +4,15 @@ from pathlib import Path
 
 DATA_FOLDER = Path(__file__).resolve().parents[2] / "data"
 CORPORA = ("shakespeare", "chinese_poems")
+# How files begin that are often taken for text.
+FILE_STARTS = {
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+    b"PK\x03\x04": "a zip file or an Office document (.xlsx, .docx)",
+    b"\xd0\xcf\x11\xe0": "an Office document (.xls, .doc)",
+    b"\x1f\x8b": "a gzip file",
+    b"%PDF": "a PDF",
+}
 
 
 def load_text(corpus):
@@ -19,7 +28,7 @@ def load_text(corpus):
 
     Raises:
         FileNotFoundError: if there is no such corpus or file.
-        ValueError: if the file is empty, a folder, or not UTF-8.
+        ValueError: if the file is empty, a folder, or not UTF-8 text.
 
     Example:
         >>> load_text("shakespeare")[:14]
@@ -42,21 +51,37 @@ def read_utf8(path, name, expected):
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is empty, a folder, or not UTF-8.
+        ValueError: if the file is empty, a folder, or not UTF-8 text.
     """
     if path.is_dir():
         raise ValueError(f"{name} must be a text file, got the folder {str(path)!r}.")
     if not path.exists():
         raise FileNotFoundError(f"{name} must be one of {expected} that exists, got {str(path)!r}.")
+    content = path.read_bytes()
+    kind = kind_of_file(content)
+    if kind:
+        raise ValueError(
+            f"{name} must be UTF-8 text, got {str(path)!r}, which looks like {kind}. "
+            "Save it as UTF-8 text first."
+        )
     try:
         # Not "utf-8-sig": its errors count offsets from after the mark.
-        text = path.read_text(encoding="utf-8").removeprefix("\ufeff")
+        text = content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{name} must be UTF-8 text, got {str(path)!r} with the byte "
-            f"0x{error.object[error.start]:02x} at offset {error.start}. "
+            f"0x{content[error.start]:02x} at offset {error.start}. "
             "Save it as UTF-8 in your editor first."
         ) from error
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     if not text.strip():
         raise ValueError(f"{name} must not be empty, got {str(path)!r} without any text.")
     return text
+
+
+def kind_of_file(content):
+    """Name what a file is by its first bytes, if it is no text without NUL characters."""
+    for start, kind in FILE_STARTS.items():
+        if content.startswith(start):
+            return kind
+    return "UTF-16 or another file with NUL bytes" if b"\0" in content else None
