@@ -1,6 +1,7 @@
 """Tests of tfgpt.tokenizers: text to ids and back, without loss."""
 
 import copy
+import json
 import pickle
 import random
 
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfgpt.tokenizers import BPETokenizer, CharTokenizer
+from tfgpt.data import pack_tokens
+from tfgpt.tokenizers import BPETokenizer, CharTokenizer, load_tokenizer, text_parts
 
 TEXTS = {
     "English": "First Citizen:\nBefore we proceed, don't speak 1234.",
@@ -271,3 +273,232 @@ def test_special_tokens_have_no_bytes_and_unknown_ids_are_refused(request, kind)
     for wrong in (-1, tokenizer.vocab_size):
         with pytest.raises(ValueError, match=f"token_id must be in .*, got {wrong}"):
             tokenizer.token_bytes(wrong)
+
+
+# Many texts, long texts, texts that are none
+
+
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+def test_many_texts_are_encoded_and_decoded_as_one_by_one(request, kind):
+    tokenizer = request.getfixturevalue(kind)
+    texts = list(TEXTS.values())
+    rows = tokenizer.encode_batch(texts)
+    for row, text in zip(rows, texts, strict=True):
+        np.testing.assert_array_equal(row, tokenizer.encode(text))
+    assert tokenizer.decode_batch(rows) == texts
+    assert tokenizer.decode_batch(tf.ragged.constant([row.tolist() for row in rows])) == texts
+    assert tokenizer.decode_batch(pack_tokens(rows, max(map(len, rows)))) == texts
+    assert tokenizer.encode_batch([]) == tokenizer.decode_batch([]) == []
+
+
+@pytest.mark.parametrize("kind", ["bpe", "gpt2"])
+def test_a_long_text_is_cut_only_where_its_ids_do_not_change(request, kind):
+    tokenizer = request.getfixturevalue(kind)
+    for text in random_texts(300, 40, seed=5):
+        expected = tokenizer.encode(text).tolist()
+        for size in (1, 2, 5, 11):
+            parts = list(text_parts(text, size))
+            assert "".join(parts) == text
+            found = [token_id for part in parts for token_id in tokenizer.encode(part).tolist()]
+            assert found == expected, repr(text)
+
+
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+def test_a_text_of_several_parts_has_the_ids_of_its_lines(request, kind):
+    tokenizer = request.getfixturevalue(kind)
+    line = "First Citizen: 床前明月光,疑是地上霜。\n"
+    token_ids = tokenizer.encode(line * 20_000)
+    np.testing.assert_array_equal(token_ids, np.tile(tokenizer.encode(line), 20_000))
+
+
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        (5, TypeError, "text must be a str, got int"),
+        (None, TypeError, "text must be a str, got NoneType"),
+        (["a"], TypeError, "text must be a str, got list"),
+        (b"\xff", ValueError, "text must be UTF-8, got"),
+        ("ab\ud83cd", ValueError, r"lone surrogate U\+D83C at position 2"),
+    ],
+)
+def test_what_is_no_text_is_refused(request, kind, text, error, message):
+    with pytest.raises(error, match=message):
+        request.getfixturevalue(kind).encode(text)
+    if not isinstance(text, list):
+        with pytest.raises(error, match=message):
+            CharTokenizer.train(text) if kind == "char" else BPETokenizer.train([text], 300)
+
+
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+def test_strings_of_tf_data_are_text(request, kind):
+    tokenizer = request.getfixturevalue(kind)
+    expected = tokenizer.encode("明月").tolist()
+    for text in ("明月".encode(), tf.constant("明月"), np.bytes_("明月".encode()), np.str_("明月")):
+        assert tokenizer.encode(text).tolist() == expected
+    data = tf.data.Dataset.from_tensor_slices(["ab ab", "ab"]).as_numpy_iterator()
+    assert "ab" in BPETokenizer.train(data, 300).id_to_token(259)
+
+
+def test_half_a_character_is_no_character():
+    with pytest.raises(ValueError, match="single characters, got '.ud800'"):
+        CharTokenizer(["a", "\ud800"])
+
+
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+def test_ids_that_are_no_integers_are_refused(request, kind):
+    tokenizer = request.getfixturevalue(kind)
+    with pytest.raises(TypeError, match="must be integers, got dtype float64"):
+        tokenizer.decode([1.0, 2.0])
+    assert tokenizer.decode(np.array([4, 5], "uint8")) == tokenizer.decode([4, 5])
+    assert tokenizer.decode([]) == ""
+
+
+# Files of others
+
+
+@pytest.fixture(scope="module")
+def library():
+    """GPT-2's kind of tokenizer, as the library makes it: 256 bytes, pairs, <|endoftext|> last."""
+    import tokenizers
+
+    made = tokenizers.ByteLevelBPETokenizer()
+    made.train_from_iterator(random_texts(500, 8, seed=6), vocab_size=500, show_progress=False)
+    made = tokenizers.Tokenizer.from_str(made.to_str())
+    made.post_processor = tokenizers.processors.ByteLevel(trim_offsets=False)
+    made.add_special_tokens(["<|endoftext|>"])
+    return made
+
+
+@pytest.fixture(scope="module")
+def gpt2(library):
+    import tokenizers
+
+    return BPETokenizer(tokenizers.Tokenizer.from_str(library.to_str()))
+
+
+def write_files(library, folder):
+    """Write vocab.json, with <|endoftext|> last as in GPT-2, and merges.txt."""
+    model = json.loads(library.to_str())["model"]
+    (folder / "vocab.json").write_text(json.dumps(library.get_vocab()), encoding="utf-8")
+    merges = "".join(f"{a} {b}\n" for a, b in model["merges"])
+    (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}", encoding="utf-8")
+    return folder / "vocab.json", folder / "merges.txt"
+
+
+def test_files_of_gpt2_give_the_ids_of_the_library(library, tmp_path):
+    library.save(str(tmp_path / "tokenizer.json"))
+    loaded = load_tokenizer(tmp_path / "tokenizer.json")
+    from_files = BPETokenizer.from_files(*write_files(library, tmp_path))
+    from_files.save(tmp_path / "again.json")
+    again = load_tokenizer(tmp_path / "again.json")
+    for tokenizer in (loaded, from_files, again):
+        assert tokenizer.vocab_size == library.get_vocab_size()
+        for text in [*TEXTS.values(), *random_texts(200, 12, seed=7)]:
+            token_ids = tokenizer.encode(text).tolist()
+            assert token_ids == library.encode(text).ids
+            assert tokenizer.decode(token_ids) == text
+
+
+def test_special_ids_are_those_of_the_file(gpt2):
+    end = gpt2.vocab_size - 1
+    assert (gpt2.pad_id, gpt2.start_id, gpt2.end_id) == (None, end, end)
+    assert gpt2.id_to_token(end) == "<|endoftext|>" and gpt2.token_bytes(end) == b""
+    assert [gpt2.id_to_token(token_id) for token_id in range(3)] == ["!", '"', "#"]
+    assert gpt2.decode([0, end, 1]) == '!"'
+    assert b"".join(gpt2.token_bytes(token_id) for token_id in (0, end, 1)) == b'!"'
+    assert end not in gpt2.encode("a <|endoftext|>")
+    assert (BPETokenizer.pad_id, BPETokenizer.start_id, BPETokenizer.end_id) == (0, 1, 2)
+
+
+def change(library, part, value):
+    """Return the JSON of the library's tokenizer with another part."""
+    content = json.loads(library.to_str())
+    content[part] = value
+    return json.dumps(content)
+
+
+def test_settings_of_a_file_that_change_a_length_are_switched_off(library, tmp_path):
+    import tokenizers
+
+    other = tokenizers.Tokenizer.from_str(library.to_str())
+    other.enable_truncation(3)
+    other.enable_padding(length=9)
+    other.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = BPETokenizer.load(tmp_path / "tokenizer.json")
+    text = "床前明月光 whatever"
+    assert tokenizer.encode(text).tolist() == library.encode(text).ids
+
+
+def test_files_without_byte_level_pairs_are_refused(library, tmp_path):
+    import tokenizers
+
+    path = tmp_path / "tokenizer.json"
+    models = tokenizers.models
+    word_piece = tokenizers.Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
+    words = tokenizers.Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")]))
+    for content, message in (
+        (word_piece.to_str(), "byte-level pairs, got the model WordPiece"),
+        (words.to_str(), "byte-level pairs, got the model BPE"),
+        (change(library, "normalizer", {"type": "Lowercase"}), "not change a text, got Lowercase"),
+        (change(library, "pre_tokenizer", None), "byte-level pairs"),
+    ):
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(ValueError, match=f"saved BPETokenizer, got .*{message}"):
+            load_tokenizer(path)
+
+
+def test_two_files_that_do_not_fit_together_are_refused(library, tmp_path):
+    vocab, merges = write_files(library, tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"none\.txt"):
+        BPETokenizer.from_files(vocab, tmp_path / "none.txt")
+    merges.write_text("#version: 0.2\nqq zz\n")
+    with pytest.raises(ValueError, match="must be a byte-level vocab.json and its merges.txt, got"):
+        BPETokenizer.from_files(vocab, merges)
+
+
+# Packing
+
+PACKED = {
+    "start and end": ({"start_id": 1, "end_id": 2}, [[1, 5, 6, 2, 0], [1, 7, 8, 9, 2]]),
+    "end": ({"end_id": 2, "pad_id": 3}, [[5, 6, 2, 3, 3], [7, 8, 9, 10, 2]]),
+    "neither": ({}, [[5, 6, 0, 0, 0], [7, 8, 9, 10, 11]]),
+}
+
+
+@pytest.mark.parametrize(("settings", "expected"), PACKED.values(), ids=PACKED)
+def test_packed_texts_keep_their_ends_and_have_one_length(settings, expected):
+    rows = [[5, 6], [7, 8, 9, 10, 11, 12]]
+    for given in (rows, [np.array(row, "uint16") for row in rows], tf.ragged.constant(rows)):
+        packed = pack_tokens(given, 5, **settings)
+        assert np.asarray(packed).tolist() == expected and packed.dtype == "int32"
+    for row, result in zip(rows, expected, strict=True):
+        assert pack_tokens(row, 5, **settings).tolist() == result
+    texts = tf.data.Dataset.from_tensor_slices(tf.ragged.constant(rows))
+    packed = texts.map(lambda row: pack_tokens(row, 5, **settings))
+    assert [row.tolist() for row in packed.as_numpy_iterator()] == expected
+    batched = texts.ragged_batch(2).map(lambda rows: pack_tokens(rows, 5, **settings))
+    assert next(iter(batched)).numpy().tolist() == expected
+    assert batched.element_spec.shape == (None, 5)
+
+
+def test_packing_equals_that_of_keras(layer):
+    import keras_nlp
+
+    rows = tf.ragged.constant([[5], [6, 7, 8], [], [9] * 12])
+    packer = keras_nlp.layers.StartEndPacker(7, start_value=1, end_value=2, pad_value=0)
+    np.testing.assert_array_equal(pack_tokens(rows, 7, 1, 2), packer(rows))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"length": 0}, "length must be an integer >= 1, got 0"),
+        ({"length": 2, "start_id": 1, "end_id": 2}, "room for a text, got 2 with 2 ends"),
+        ({"length": 5, "end_id": 0}, "pad_id must differ from start_id and end_id, got 0"),
+        ({"length": 5, "end_id": -1}, "must be an integer >= 0, got -1"),
+    ],
+)
+def test_packing_that_cannot_work_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        pack_tokens([[5, 6]], **settings)

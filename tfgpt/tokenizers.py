@@ -1,10 +1,11 @@
 """Text to token ids and back: single characters, and byte-pair pieces.
 
-Both keep id 0 for padding, so that losses and masks can ignore it.
+Tokenizers that `train` makes keep id 0 for padding, so that losses and masks can ignore it.
 """
 
 import functools
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +15,65 @@ from tfgpt.validation import check_positive
 PAD_TOKEN = "<pad>"
 START_TOKEN = "<start>"
 END_TOKEN = "<end>"
+# What other files call them. GPT-2 has one token for start and end, and no padding.
+SPECIAL_NAMES = {
+    "pad_id": (PAD_TOKEN, "[PAD]", "<|pad|>"),
+    "start_id": (START_TOKEN, "<s>", "<|startoftext|>", "<|begin_of_text|>", "<|endoftext|>"),
+    "end_id": (END_TOKEN, "</s>", "<|end_of_text|>", "<|endoftext|>"),
+}
 
 # How GPT-2 cuts text before merging: contractions, words, numbers and signs, each
 # with the space before it. White space beyond that stays single, which GPT-2 does
 # not do: TensorFlow's regular expressions cannot look ahead.
 PIECES = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s"
+# Before the first white space after a word or a sign both ways of cutting begin a new piece,
+# whatever follows. So a long text is encoded in parts, which takes little memory.
+SAFE_CUT = re.compile(r"(?<=[\w!-~，。、！？；：])(?=[ \n\t])")
+PART = 2**18  # characters
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-class CharTokenizer:
+class Tokenizer:
+    """What both tokenizers share: many texts at once."""
+
+    def encode_batch(self, texts):
+        """Turn texts into ids.
+
+        Args:
+            texts: iterable of str.
+
+        Returns:
+            list of int32 numpy arrays, one per text; `pack_tokens` makes one array of them.
+
+        Raises:
+            as `encode`.
+        """
+        return [self.encode(text) for text in texts]
+
+    def decode_batch(self, rows):
+        """Turn the ids of many texts into text.
+
+        Args:
+            rows: int array (B, T), list of int arrays or lists (T,), or tf.RaggedTensor.
+
+        Returns:
+            list of str.
+
+        Raises:
+            ValueError: if an id is outside the vocabulary.
+        """
+        return [self.decode(row) for row in rows]
+
+
+class CharTokenizer(Tokenizer):
     """One token per character; id 0 is padding.
 
     Args:
         characters: iterable of distinct single characters; ids follow their order.
 
     Raises:
-        ValueError: if there is none, or one is repeated or longer than a character.
+        ValueError: if there is none, or one is repeated, longer than a character or only
+            half of one (a surrogate).
 
     Example:
         >>> tokenizer = CharTokenizer.train("床前明月光")
@@ -40,13 +85,18 @@ class CharTokenizer:
 
     def __init__(self, characters):
         self.tokens = [PAD_TOKEN, *characters]
-        wrong = [token for token in self.tokens[1:] if len(token) != 1]
-        if wrong or len(set(self.tokens)) != len(self.tokens) or len(self.tokens) == 1:
+        for token in self.tokens[1:]:
+            if not isinstance(token, str) or len(token) != 1 or SURROGATE.match(token):
+                raise ValueError(f"characters must be distinct single characters, got {token!r}.")
+        if len(set(self.tokens)) != len(self.tokens) or len(self.tokens) == 1:
             raise ValueError(
                 "characters must be distinct single characters, at least one, "
-                f"got {list(characters)[:10]!r}."
+                f"got {self.tokens[1:11]!r}."
             )
-        self.ids = {token: index for index, token in enumerate(self.tokens) if index}
+        # The id of each code point; 0 for unknown ones, the last place for all above.
+        codes = [ord(token) for token in self.tokens[1:]]
+        self.id_of_code = np.zeros(max(codes) + 2, dtype="int32")
+        self.id_of_code[codes] = np.arange(1, len(self.tokens))
 
     @classmethod
     def train(cls, text):
@@ -59,8 +109,10 @@ class CharTokenizer:
             CharTokenizer, ids in code point order.
 
         Raises:
+            TypeError: if `text` is no str.
             ValueError: if `text` is empty.
         """
+        text = as_text(text)
         if not text:
             raise ValueError("text must not be empty.")
         return cls(sorted(set(text)))
@@ -80,17 +132,24 @@ class CharTokenizer:
             int32 numpy array (number of characters,).
 
         Raises:
+            TypeError: if `text` is no str.
             ValueError: if a character is not in the vocabulary.
         """
-        try:
-            return np.array([self.ids[character] for character in text], dtype="int32")
-        except KeyError as error:
-            character = error.args[0]
+        text = as_text(text)
+        token_ids = np.empty(len(text), dtype="int32")
+        for start in range(0, len(text), PART):
+            part = text[start : start + PART].encode("utf-32-le")  # four bytes per character
+            codes = np.minimum(np.frombuffer(part, "<u4"), len(self.id_of_code) - 1)
+            token_ids[start : start + PART] = self.id_of_code[codes]
+        unknown = np.flatnonzero(token_ids == 0)
+        if len(unknown):
+            place = int(unknown[0])
             raise ValueError(
-                f"text must hold known characters only, got {character!r} "
-                f"(U+{ord(character):04X}) at position {text.index(character)}; "
+                f"text must hold known characters only, got {text[place]!r} "
+                f"(U+{ord(text[place]):04X}) at position {place}; "
                 f"the vocabulary has {self.vocab_size - 1} characters."
-            ) from None
+            )
+        return token_ids
 
     def decode(self, token_ids):
         """Turn ids into text; padding becomes nothing.
@@ -155,16 +214,16 @@ class CharTokenizer:
             CharTokenizer with the same ids.
 
         Raises:
+            FileNotFoundError: if there is no such file.
             ValueError: if the file is no saved CharTokenizer.
         """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-            return cls(content["characters"])
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+            return cls(json.loads(Path(path).read_text(encoding="utf-8"))["characters"])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:  # JSON errors too
             raise ValueError(f"path must be a saved CharTokenizer, got {str(path)!r}.") from error
 
 
-class BPETokenizer:
+class BPETokenizer(Tokenizer):
     """Byte-pair pieces: frequent words are one token, any text can be encoded.
 
     Starts from the 256 bytes, so no character is unknown. Trained with the
@@ -173,8 +232,17 @@ class BPETokenizer:
     pieces. The text "<end>" is encoded like any other: put `end_id` where you
     want the token.
 
+    Files of others are read too, if they hold byte-level pairs (GPT-2's vocab.json and
+    merges.txt, a tokenizer.json): pad_id, start_id and end_id are then those of the
+    file, None where it has no such token. GPT-2: None, 50256, 50256.
+
     Args:
-        library_tokenizer: a byte-level `tokenizers.Tokenizer`; use `train` or `load`.
+        library_tokenizer: a byte-level `tokenizers.Tokenizer`; use `train`, `load` or
+            `from_files`.
+
+    Raises:
+        ValueError: if it is not byte-level, changes the text before it is cut, or has gaps
+            in its ids.
 
     Example:
         >>> tokenizer = BPETokenizer.train(["明月 moon " * 50], vocab_size=280)
@@ -185,16 +253,29 @@ class BPETokenizer:
     Units" (2016); byte-level form: GPT-2 (2019), section 2.2.
     """
 
-    pad_id, start_id, end_id = 0, 1, 2
+    pad_id, start_id, end_id = 0, 1, 2  # of all that `train` makes
 
     def __init__(self, library_tokenizer):
+        content = json.loads(library_tokenizer.to_str())
+        check_byte_level(content)
         self.library_tokenizer = library_tokenizer
         # A user who types "<pad>" or "<end>" must not pad or end the text.
-        self.library_tokenizer.encode_special_tokens = True
+        library_tokenizer.encode_special_tokens = True
+        # A file may ask for one length of all texts.
+        library_tokenizer.no_truncation()
+        library_tokenizer.no_padding()
+        # Whole words beside the pairs; the special ones are nothing in a text.
+        self.added = {token["id"]: token["content"] for token in content["added_tokens"]}
+        self.special_ids = {t["id"] for t in content["added_tokens"] if t["special"]}
+        ids = {self.added[token_id]: token_id for token_id in self.special_ids}
+        for attribute, names in SPECIAL_NAMES.items():
+            setattr(self, attribute, next((ids[name] for name in names if name in ids), None))
+        # A word beside the pairs may lie across a cut.
+        self.can_cut = cuts_at_white_space(content) and self.special_ids == self.added.keys()
 
     def __setstate__(self, state):
-        # The library forgets the setting when it is pickled or copied.
-        self.__init__(**state)
+        # The library forgets its settings when it is pickled or copied.
+        self.__init__(state["library_tokenizer"])
 
     @classmethod
     def train(cls, texts, vocab_size):
@@ -209,6 +290,7 @@ class BPETokenizer:
             BPETokenizer.
 
         Raises:
+            TypeError: if a text is no str.
             ValueError: if vocab_size is below 259 or the texts are empty.
         """
         import tokenizers
@@ -222,7 +304,7 @@ class BPETokenizer:
                 f"vocab_size must be >= {len(special) + len(alphabet)} "
                 f"(special tokens and bytes), got {vocab_size}."
             )
-        texts = [texts] if isinstance(texts, str) else list(texts)
+        texts = [as_text(text) for text in ([texts] if isinstance(texts, (str, bytes)) else texts)]
         if not any(texts):
             raise ValueError("texts must not be empty.")
         tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
@@ -242,6 +324,43 @@ class BPETokenizer:
         tokenizer.train_from_iterator(texts, trainer)
         return cls(tokenizer)
 
+    @classmethod
+    def from_files(cls, vocab, merges):
+        """Read GPT-2's two files, or others of their kind.
+
+        Text is cut as GPT-2 does it, runs of white space included. "<|endoftext|>" and
+        other names of `SPECIAL_NAMES` become special tokens if the vocabulary has them.
+
+        Args:
+            vocab: path of vocab.json, {piece: id}.
+            merges: path of merges.txt, one pair per line.
+
+        Returns:
+            BPETokenizer.
+
+        Raises:
+            FileNotFoundError: if a file is missing.
+            ValueError: if a file is damaged or the two do not fit together.
+        """
+        import tokenizers
+
+        for path in (vocab, merges):
+            Path(path).open().close()  # the library's error would not name the file
+        try:
+            model = tokenizers.models.BPE.from_file(str(vocab), str(merges))
+            tokenizer = tokenizers.Tokenizer(model)
+            tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+            tokenizer.decoder = tokenizers.decoders.ByteLevel()
+            names = dict.fromkeys(name for names in SPECIAL_NAMES.values() for name in names)
+            known = [name for name in names if tokenizer.token_to_id(name) is not None]
+            tokenizer.add_special_tokens(known)
+            return cls(tokenizer)
+        except Exception as error:  # the library raises plain Exception
+            raise ValueError(
+                "vocab and merges must be a byte-level vocab.json and its merges.txt, got "
+                f"{str(vocab)!r} and {str(merges)!r}: {error}"
+            ) from error
+
     @property
     def vocab_size(self):
         """Number of ids, special tokens included."""
@@ -255,8 +374,15 @@ class BPETokenizer:
 
         Returns:
             int32 numpy array (number of pieces,).
+
+        Raises:
+            TypeError: if `text` is no str.
+            ValueError: if `text` has half a character (a lone surrogate).
         """
-        return np.array(self.library_tokenizer.encode(text).ids, dtype="int32")
+        text = as_text(text)
+        parts = text_parts(text) if self.can_cut else [text]
+        encode = functools.partial(self.library_tokenizer.encode, add_special_tokens=False)
+        return np.concatenate([np.array(encode(part).ids, dtype="int32") for part in parts])
 
     def decode(self, token_ids):
         """Turn ids into text; special tokens become nothing.
@@ -271,7 +397,7 @@ class BPETokenizer:
             ValueError: if an id is outside the vocabulary.
         """
         token_ids = id_list(token_ids)
-        for token_id in token_ids:
+        for token_id in {min(token_ids), max(token_ids)} if token_ids else ():
             check_id(token_id, self.vocab_size)
         return self.library_tokenizer.decode(token_ids, skip_special_tokens=True)
 
@@ -288,14 +414,13 @@ class BPETokenizer:
         Raises:
             ValueError: if the id is outside the vocabulary.
         """
-        check_id(token_id, self.vocab_size)
-        token = self.library_tokenizer.id_to_token(token_id)
-        if token_id <= self.end_id:
-            return token
-        text = self.library_tokenizer.decode([token_id])
-        if "\ufffd" not in text:
-            return text
-        return "".join(f"<{byte:02X}>" for byte in self.token_bytes(token_id))
+        if token_id in self.added:
+            return self.added[token_id]
+        piece = self.token_bytes(token_id)
+        try:
+            return piece.decode()
+        except UnicodeDecodeError:
+            return "".join(f"<{byte:02X}>" for byte in piece)
 
     def token_bytes(self, token_id):
         """Return the bytes that one id adds to a text; they may be a part of a character.
@@ -309,8 +434,9 @@ class BPETokenizer:
         Raises:
             ValueError: if the id is outside the vocabulary.
         """
-        if not self.decode([token_id]):  # a special token
-            return b""
+        check_id(token_id, self.vocab_size)
+        if token_id in self.added:
+            return b"" if token_id in self.special_ids else self.added[token_id].encode()
         values = byte_values()
         token = self.library_tokenizer.id_to_token(token_id)
         return bytes(values[character] for character in token)
@@ -321,11 +447,12 @@ class BPETokenizer:
         Args:
             path: file to write.
         """
-        self.library_tokenizer.save(str(path))
+        content = self.library_tokenizer.to_str(pretty=True)
+        Path(path).write_text(content, encoding="utf-8")
 
     @classmethod
     def load(cls, path):
-        """Read a tokenizer that `save` wrote.
+        """Read a tokenizer that `save` wrote, or another byte-level tokenizer.json.
 
         Args:
             path: file to read.
@@ -335,7 +462,7 @@ class BPETokenizer:
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if the file is no saved tokenizer.
+            ValueError: if the file is no tokenizer of byte-level pairs.
         """
         import tokenizers
 
@@ -343,7 +470,9 @@ class BPETokenizer:
         try:
             return cls(tokenizers.Tokenizer.from_buffer(content))
         except Exception as error:  # the library raises plain Exception
-            raise ValueError(f"path must be a saved BPETokenizer, got {str(path)!r}.") from error
+            raise ValueError(
+                f"path must be a saved BPETokenizer, got {str(path)!r}: {error}"
+            ) from error
 
     def to_keras_nlp(self):
         """Make the same tokenizer as a Keras layer, for tf.data and export.
@@ -391,14 +520,73 @@ def load_tokenizer(path):
     return (CharTokenizer if is_char else BPETokenizer).load(path)
 
 
+def as_text(text):
+    """Return a str; decode UTF-8 bytes, as NumPy and tf.data have them; raise for the rest."""
+    text = text.numpy() if hasattr(text, "numpy") else text
+    if isinstance(text, bytes):
+        try:
+            text = text.decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"text must be UTF-8, got {text[:20]!r}.") from error
+    if not isinstance(text, str):
+        raise TypeError(f"text must be a str, got {type(text).__name__}.")
+    half = None if text.isascii() else SURROGATE.search(text)
+    if half:
+        raise ValueError(
+            f"text must hold whole characters, got the lone surrogate U+{ord(half[0]):04X} at "
+            f"position {half.start()}: read or decode it as UTF-8 again."
+        )
+    return text
+
+
+def text_parts(text, size=PART):
+    """Cut a text into parts of about `size` characters, where a piece ends in any case."""
+    start = 0
+    while len(text) - start > size:
+        cut = SAFE_CUT.search(text, start + size)
+        end = cut.start() if cut else len(text)
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
+def check_byte_level(content):
+    """Raise unless the JSON of a library tokenizer is byte-level and gives back every text."""
+    model, vocab = content["model"], content["model"].get("vocab", {})
+    ids = {*dict(vocab).values(), *(token["id"] for token in content["added_tokens"])}
+    kinds = {step["type"] for step in steps_of(content["pre_tokenizer"], "pretokenizers")}
+    if model["type"] != "BPE" or "ByteLevel" not in kinds or byte_values().keys() - vocab.keys():
+        raise ValueError(f"it must hold byte-level pairs, got the model {model['type']}")
+    if content["normalizer"] is not None:
+        raise ValueError(f"it must not change a text, got {content['normalizer']['type']}")
+    if len(ids) != max(ids) + 1:
+        raise ValueError(f"it must have all ids below its largest, {max(ids)}, got {len(ids)} ids")
+
+
+def cuts_at_white_space(content):
+    """Tell whether a library tokenizer cuts text as `train` or GPT-2 does: see SAFE_CUT."""
+    steps = steps_of(content["pre_tokenizer"], "pretokenizers")
+    byte_level = steps[-1]
+    if len(steps) == 2:
+        return steps[0].get("pattern") == {"Regex": PIECES} and not byte_level["add_prefix_space"]
+    return len(steps) == 1 and byte_level["use_regex"] and not byte_level["add_prefix_space"]
+
+
+def steps_of(part, key):
+    """List the steps of a part of a library tokenizer: one, or those of a sequence."""
+    return part[key] if key in (part or {}) else [part or {"type": None}]
+
+
 def id_list(token_ids):
-    """Return the ids of one text as a list; raise if they are of a batch."""
+    """Return the ids of one text as a list; raise if they are of a batch, or no integers."""
     token_ids = np.asarray(token_ids)
     if token_ids.ndim != 1:
         raise ValueError(
             f"token_ids must have shape (T,), got {token_ids.shape}: "
             "choose one text of a batch with token_ids[0]."
         )
+    if token_ids.size and token_ids.dtype.kind not in "iu":
+        raise TypeError(f"token_ids must be integers, got dtype {token_ids.dtype}.")
     return token_ids.tolist()
 
 

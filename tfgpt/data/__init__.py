@@ -7,6 +7,7 @@ from tfgpt.data.batches import (
     window_batches,
     windows,
 )
+from tfgpt.data.packing import pack_tokens
 from tfgpt.data.pairs import (
     PAIR_CORPORA,
     Pairs,
@@ -27,6 +28,7 @@ __all__ = [
     "encode_pairs",
     "load_pairs",
     "load_text",
+    "pack_tokens",
     "pair_batches",
     "pair_windows",
     "random_batches",
