@@ -6,10 +6,11 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from tfgpt import GPT, Transformer, causal_mask, fused
+from tfgpt import GPT, Transformer, attention, causal_mask, fused, layers, losses, parts
 from tfgpt.attention import masked_softmax
-from tfgpt.layers import FeedForward, LayerNorm, gelu_tanh
+from tfgpt.layers import FeedForward, LayerNorm, activate, gelu_tanh
 from tfgpt.losses import masked_loss
+from tfgpt.parts import replaced
 from tfgpt.training import make_train_step, train
 
 TOLERANCES = {"float32": 2e-5, "bfloat16": 3e-2}
@@ -33,7 +34,7 @@ def value_and_gradients(function, inputs, fusing):
 
     if not fusing:
         return run(*inputs)
-    with fused.fused_parts():
+    with replaced(fused.REPLACEMENTS):
         return run(*inputs)
 
 
@@ -43,7 +44,7 @@ def assert_same(function, *inputs):
     plain = value_and_gradients(function, inputs, fusing=False)
     parts = value_and_gradients(function, inputs, fusing=True)
     for expected, received in zip(plain, parts, strict=True):
-        assert received.dtype == inputs[0].dtype or received.dtype == expected.dtype
+        assert received.dtype in (expected.dtype, inputs[0].dtype)
         expected, received = (np.asarray(tf.cast(x, tf.float32)) for x in (expected, received))
         np.testing.assert_allclose(received, expected, atol=tolerance * (1 + abs(expected).max()))
         assert abs(expected).max() > 1e-3  # there is something to compare
@@ -72,7 +73,7 @@ def test_layer_norm_gives_scale_and_offset_their_gradients():
         return tape.gradient(total, [layer.gamma.value, layer.beta.value])
 
     plain = gradients()
-    with fused.fused_parts():
+    with replaced(fused.REPLACEMENTS):
         parts = gradients()
     for expected, received in zip(plain, parts, strict=True):
         np.testing.assert_allclose(received, expected, atol=1e-4)
@@ -90,16 +91,68 @@ def test_masked_softmax(dtype, mask):
 
 
 def test_the_softmax_of_huge_scores_is_finite():
-    with fused.fused_parts():
+    with replaced(fused.REPLACEMENTS):
         weights = masked_softmax(tf.constant([[[[3e38, -3e38, 0.0]]]]))
     np.testing.assert_array_equal(weights, [[[[1, 0, 0]]]])
 
 
+def lopsided(x):
+    """An activation that mixes the features of a position."""
+    return x * ops.flip(x, axis=-1)
+
+
+ACTIVATIONS = [gelu_tanh, "relu", "gelu", "silu", "linear", "softmax", "log_softmax", lopsided]
+
+
 @every_dtype
-@pytest.mark.parametrize("activation", ["relu", "gelu", "silu", gelu_tanh, "linear"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_activation(dtype, activation):
     layer = FeedForward(8, 16, activation=activation)
-    assert_same(layer.activate, random(2, 5, 16, dtype=dtype) * 2)
+    assert_same(lambda x: activate(layer.activation, x), random(2, 5, 16, dtype=dtype) * 2)
+
+
+def test_every_activation_in_the_table_is_element_wise():
+    x = random(1, 1, 4) * 2
+    for activation in fused.ELEMENT_WISE:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            output = activation(x)
+        jacobian = tape.jacobian(output, x)[0, 0, :, 0, 0]
+        np.testing.assert_array_equal(jacobian, np.diag(np.diag(jacobian)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"axis": 1},
+        {"axis": [1, 2]},
+        {"axis": 2},
+        {"center": False},
+        {"scale": False},
+        {"center": False, "scale": False},
+        {"epsilon": 0.1},
+    ],
+)
+def test_layer_norm_of_every_configuration_is_that_of_keras(options):
+    x = random(3, 5, 24) * 3 + 1
+    layer, keras_layer = LayerNorm(**options), keras.layers.LayerNormalization(**options)
+    for each in (layer, keras_layer):
+        each.build(x.shape)
+        each.set_weights([random(*w.shape, seed=7) for w in each.weights])
+    np.testing.assert_allclose(layer(x), keras_layer(x), atol=2e-5)
+    assert_same(layer, x)
+
+
+def test_an_activation_with_weights_learns_them_in_parts():
+    def learned(jit_compile):
+        keras.utils.set_random_seed(0)
+        model = GPT(17, 8, 1, 16, 2, activation=keras.layers.PReLU())
+        step = make_train_step(model, keras.optimizers.SGD(0.5), jit_compile=jit_compile)
+        step(make_batch(model))
+        return [weight.numpy() for weight in model.trainable_variables]
+
+    for expected, received in zip(learned(False), learned("parts"), strict=True):
+        np.testing.assert_allclose(received, expected, atol=1e-5)
 
 
 @every_dtype
@@ -162,14 +215,24 @@ def test_a_training_in_parts_in_half_precision_follows_float32(precision):
     assert {weight.dtype for weight in weights} == {np.dtype("float32")}
 
 
-def test_layers_called_outside_stay_plain():
-    assert not fused.is_fusing()
-    with fused.fused_parts():
-        assert fused.is_fusing()
-    assert not fused.is_fusing()
+def test_a_formula_is_exchanged_inside_the_block_only():
+    def always_7(scores, mask):
+        return scores * 0 + 7
+
+    scores = random(1, 1, 2, 2)
+    plain = masked_softmax(scores)
+    with replaced({"softmax": always_7}):
+        np.testing.assert_array_equal(masked_softmax(scores), np.full((1, 1, 2, 2), 7))
+        np.testing.assert_array_equal(ops.softmax(scores), plain)
     model = gpt()
     make_train_step(model, "sgd", jit_compile="parts")(make_batch(model))
-    assert not fused.is_fusing()
+    np.testing.assert_array_equal(masked_softmax(scores), plain)
+
+
+def test_every_replacement_has_a_formula_of_its_name():
+    formulas = {layers.layer_norm, layers.activate, attention.softmax, losses.token_losses}
+    names = {formula.__name__ for formula in formulas | {parts.to_float32}}
+    assert set(fused.REPLACEMENTS) == names
 
 
 def test_a_compiled_training_that_is_resumed_ends_with_the_same_weights(tmp_path):

@@ -719,7 +719,7 @@ def test_where_xla_fails_training_goes_on_without_it(monkeypatch):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             training.make_train_step(small_gpt(), "sgd")  # says it once
-        monkeypatch.setattr(training, "fused_parts", fail)
+        monkeypatch.setattr(training, "replaced", fail)
         assert float(step(make_batch())["loss"]) == pytest.approx(math.log(VOCAB), abs=0.05)
     finally:
         devices.xla_works.cache_clear()

@@ -9,8 +9,8 @@ import math
 import keras
 from keras import ops
 
-from tfgpt import fused
 from tfgpt.masks import MASKED_SCORE, MaskedLayer, check_broadcastable, check_mask
+from tfgpt.parts import part, to_float32
 from tfgpt.positional import apply_rotary
 from tfgpt.validation import check_positive, check_rate
 
@@ -69,10 +69,13 @@ def attention_scores(query, key):
         raise ValueError(
             f"key must have the width of query, {head_dim}, got shape {tuple(key.shape)}."
         )
+    if keras.backend.standardize_dtype(query.dtype) == "float16":
+        # A product of float16 vectors can be above 65,504, where float16 ends.
+        query, key = ops.cast(query, "float32"), ops.cast(key, "float32")
     # Scaling the query costs T x K products, scaling the scores T x S.
     query = query * ops.cast(1 / math.sqrt(head_dim), query.dtype)
     # (..., T, K) x (..., K, S) -> (..., T, S)
-    return fused.to_float32(ops.matmul(query, ops.swapaxes(key, -1, -2)))
+    return to_float32(ops.matmul(query, ops.swapaxes(key, -1, -2)))
 
 
 def masked_softmax(scores, mask=None):
@@ -90,7 +93,7 @@ def masked_softmax(scores, mask=None):
         ValueError: if the mask does not broadcast to `scores`.
     """
     if mask is None:
-        return fused.masked_softmax(scores, None) if fused.is_fusing() else softmax(scores)
+        return softmax(scores, None)
     mask = check_mask(mask)
     if len(mask.shape) == 4 and len(scores.shape) == 3 and mask.shape[1] == 1:
         mask = mask[:, 0]  # the scores have no heads: (B, 1, T, S) -> (B, T, S)
@@ -100,23 +103,18 @@ def masked_softmax(scores, mask=None):
             f"mask must have rank 2 (T, S) or 4 (B, H, T, S), got shape {tuple(mask.shape)}: "
             "write mask[:, None] for one mask per sequence, mask[None] for one per head."
         )
-    if fused.is_fusing():
-        return fused.masked_softmax(scores, mask)
-    weights = softmax(ops.where(mask, scores, MASKED_SCORE))
-    return ops.where(mask, weights, 0.0)
+    return softmax(scores, mask)
 
 
-def softmax(scores):
-    """Compute the softmax over the last axis; over one key it is 1.
-
-    Args:
-        scores: float32 tensor (..., T, S).
-
-    Returns:
-        float32 tensor (..., T, S), rows sum to 1.
-    """
+@part
+def softmax(scores, mask):
+    """Compute exp(score) / sum of exp(scores) over the allowed keys, 0 for the others."""
+    if mask is not None:
+        scores = ops.where(mask, scores, MASKED_SCORE)
     # Keras warns about a softmax over one value; for attention that is no mistake.
-    return ops.ones_like(scores) if scores.shape[-1] == 1 else ops.softmax(scores, axis=-1)
+    one_key = scores.shape[-1] == 1
+    weights = ops.ones_like(scores) if one_key else ops.softmax(scores, axis=-1)
+    return weights if mask is None else ops.where(mask, weights, 0.0)
 
 
 def weighted_sum(weights, value):

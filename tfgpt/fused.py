@@ -6,42 +6,39 @@ activation, masked softmax, cross-entropy) are compiled by XLA, forward and back
 with derivatives written by hand that keep only what the backward pass needs. The matrix
 products stay outside: on a CPU TensorFlow runs them faster than XLA does.
 
-TensorFlow only. Layers use these functions inside `fused_parts()`, which
-`make_train_step(..., jit_compile="parts")` opens while it is traced. Values and gradients
-equal those of the plain functions, which every other call uses.
+TensorFlow only. `REPLACEMENTS` lists what takes the place of which formula while
+`make_train_step(..., jit_compile="parts")` is traced; see `tfgpt.parts`. Values and gradients
+equal those of the formulas. What has no compiled form here runs as it is.
 
 Shape letters: B batch, T query length, S key length, H heads, D features, V vocabulary.
 """
 
-import contextlib
-import contextvars
 import functools
 
+import keras
+import numpy as np
 from keras import ops
 
+from tfgpt.layers import gelu_tanh
+from tfgpt.layers import layer_norm as layer_norm_formula
 from tfgpt.masks import MASKED_SCORE
 
-_fusing = contextvars.ContextVar("fusing", default=False)
-
-
-@contextlib.contextmanager
-def fused_parts():
-    """Let tfgpt's layers and losses use the compiled parts inside this block."""
-    token = _fusing.set(True)
-    try:
-        yield
-    finally:
-        _fusing.reset(token)
-
-
-def is_fusing():
-    """Return True inside `fused_parts()`."""
-    return _fusing.get()
-
-
-def to_float32(x):
-    """Cast to float32; inside `fused_parts()` leave it to the compiled part that reads x."""
-    return x if is_fusing() else ops.cast(x, "float32")
+# Each number of their result depends on one number of the input only, so that one
+# derivative per number is enough. A softmax, or an activation with weights, is none of them.
+ELEMENT_WISE = {
+    gelu_tanh,
+    keras.activations.elu,
+    keras.activations.gelu,
+    keras.activations.leaky_relu,
+    keras.activations.linear,
+    keras.activations.mish,
+    keras.activations.relu,
+    keras.activations.selu,
+    keras.activations.sigmoid,
+    keras.activations.silu,
+    keras.activations.softplus,
+    keras.activations.tanh,
+}
 
 
 def compiled(function):
@@ -81,17 +78,9 @@ def column_sums(x):
 
 
 def layer_norm(x, gamma, beta, epsilon):
-    """Normalise the features of each position, as keras.layers.LayerNormalization does.
-
-    Args:
-        x: float tensor (B, T, D).
-        gamma: float32 tensor (D,), the scale.
-        beta: float32 tensor (D,), the offset.
-        epsilon: float > 0, added to the variance.
-
-    Returns:
-        tensor (B, T, D), dtype of x. Statistics are float32.
-    """
+    """Do what tfgpt.layers.layer_norm does; without scale or offset, by that formula."""
+    if gamma is None or beta is None:
+        return layer_norm_formula.__wrapped__(x, gamma, beta, epsilon)
     import tensorflow as tf
 
     @tf.custom_gradient
@@ -134,15 +123,9 @@ def norm_backward(normed, scale, gamma, upstream):
 
 
 def activate(activation, x):
-    """Apply an element-wise activation; its derivative is computed in the same pass.
-
-    Args:
-        activation: function of a tensor, element by element.
-        x: float tensor of any shape.
-
-    Returns:
-        tensor of the same shape and dtype.
-    """
+    """Apply an activation; if it is element-wise, with its derivative in the same pass."""
+    if activation not in ELEMENT_WISE:
+        return activation(x)
     import tensorflow as tf
 
     forward = activation_program(activation)
@@ -171,16 +154,8 @@ def activation_program(activation):
     return forward
 
 
-def masked_softmax(scores, mask):
-    """Turn scores into weights, as tfgpt.attention.masked_softmax does.
-
-    Args:
-        scores: float tensor (B, H, T, S).
-        mask: bool tensor, broadcastable to `scores`, True = may attend; or None.
-
-    Returns:
-        tensor (B, H, T, S), dtype of `scores`. The softmax is float32.
-    """
+def softmax(scores, mask):
+    """Do what tfgpt.attention.softmax does; scores may be in half precision."""
     import tensorflow as tf
 
     @tf.custom_gradient
@@ -212,25 +187,17 @@ def softmax_backward(weights, upstream):
     return ops.cast(part - wide * row_sums(part), weights.dtype)
 
 
-def cross_entropy(targets, logits, label_smoothing):
-    """Compute -log p(target), with label smoothing, from logits.
-
-    Args:
-        targets: int32 tensor (B, T).
-        logits: float tensor (B, T, V).
-        label_smoothing: float in [0, 1).
-
-    Returns:
-        float32 tensor (B, T), in nats.
-    """
+def token_losses(targets, logits, weights, label_smoothing):
+    """Do what tfgpt.losses.token_losses does; logits may be in half precision."""
     import tensorflow as tf
 
     @tf.custom_gradient
     def run(logits):
-        losses, log_sum = cross_entropy_forward(targets, logits, label_smoothing)
+        losses, log_sum = losses_forward(targets, logits, weights, label_smoothing)
 
         def gradient(upstream):
-            return cross_entropy_backward(targets, logits, log_sum, upstream, label_smoothing)
+            upstream = upstream * weights
+            return losses_backward(targets, logits, log_sum, upstream, label_smoothing)
 
         return losses, gradient
 
@@ -238,23 +205,40 @@ def cross_entropy(targets, logits, label_smoothing):
 
 
 @compiled
-def cross_entropy_forward(targets, logits, label_smoothing):
+def losses_forward(targets, logits, weights, label_smoothing):
     """Return the losses (B, T) and log sum exp(logits), (B, T, 1)."""
     logits = ops.cast(logits, "float32")
     largest = ops.max(logits, axis=-1, keepdims=True)
     log_sum = ops.log(row_sums(ops.exp(logits - largest))) + largest  # (B, T, 1)
-    chosen = ops.take_along_axis(logits, targets[..., None], axis=-1)
-    losses = log_sum - (1 - label_smoothing) * chosen
+    score = ops.take_along_axis(logits, targets[..., None], axis=-1)
     if label_smoothing:
-        losses -= label_smoothing * row_sums(logits) / logits.shape[-1]
-    return losses[..., 0], log_sum
+        finite = logits > -np.inf
+        mean = row_sums(ops.where(finite, logits, 0.0)) / row_sums(ops.cast(finite, "float32"))
+        score = (1 - label_smoothing) * score + label_smoothing * mean
+    return ops.where(weights > 0, (log_sum - score)[..., 0], 0.0), log_sum
 
 
 @compiled
-def cross_entropy_backward(targets, logits, log_sum, upstream, label_smoothing):
+def losses_backward(targets, logits, log_sum, upstream, label_smoothing):
     """Compute (probabilities - wanted distribution) x upstream, (B, T, V)."""
-    vocab_size = logits.shape[-1]
-    probabilities = ops.exp(ops.cast(logits, "float32") - log_sum)
-    is_target = ops.arange(vocab_size, dtype="int32") == targets[..., None]
-    wanted = ops.where(is_target, 1.0 - label_smoothing, 0.0) + label_smoothing / vocab_size
-    return ops.cast((probabilities - wanted) * upstream[..., None], logits.dtype)
+    wide = ops.cast(logits, "float32")
+    probabilities = ops.exp(wide - log_sum)
+    is_target = ops.arange(logits.shape[-1], dtype="int32") == targets[..., None]
+    wanted = ops.where(is_target, 1.0 - label_smoothing, 0.0)
+    if label_smoothing:
+        finite = ops.cast(wide > -np.inf, "float32")
+        wanted = wanted + label_smoothing * finite / row_sums(finite)
+    upstream = upstream[..., None]
+    # What does not count is not read: its logits may be NaN.
+    result = ops.where(upstream == 0, 0.0, (probabilities - wanted) * upstream)
+    return ops.cast(result, logits.dtype)
+
+
+# The compiled form of each formula that has one, by the formula's name.
+REPLACEMENTS = {
+    "activate": activate,
+    "layer_norm": layer_norm,
+    "softmax": softmax,
+    "to_float32": lambda x: x,  # the part that reads x casts it
+    "token_losses": token_losses,
+}

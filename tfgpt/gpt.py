@@ -8,10 +8,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfgpt import fused
 from tfgpt.attention import attention_weights_spec
 from tfgpt.layers import DecoderLayer, LayerNorm
 from tfgpt.masks import causal_mask, combine_masks, padding_mask
+from tfgpt.parts import to_float32
 from tfgpt.positional import PositionalEmbedding
 from tfgpt.validation import check_choice, check_length, check_positive, check_rate, check_token_ids
 
@@ -267,7 +267,7 @@ class GPT(keras.Model):
         """Score every token of the vocabulary: (B, T, D) -> float32 (B, T, V)."""
         if self.tie_embeddings:
             return self.embedding.logits(hidden)
-        return fused.to_float32(self.output_projection(hidden))
+        return to_float32(self.output_projection(hidden))
 
     def get_config(self):
         return {

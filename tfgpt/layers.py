@@ -7,9 +7,9 @@ T query length, S key length, H heads, D model width. Built in notebook 05.
 import keras
 from keras import ops
 
-from tfgpt import fused
 from tfgpt.attention import MultiHeadAttention, attention_weights_spec
 from tfgpt.masks import MaskedLayer
+from tfgpt.parts import part
 from tfgpt.validation import check_positive, check_rate
 
 
@@ -28,9 +28,36 @@ def gelu_tanh(x):
     return ops.gelu(x, approximate=True)
 
 
+@part
+def layer_norm(x, gamma, beta, epsilon):
+    """Compute gamma x (x - mean) / sqrt(variance + epsilon) + beta over the last axis.
+
+    Args:
+        x: float tensor (..., D).
+        gamma: float tensor (D,), the scale; None: 1.
+        beta: float tensor (D,), the offset; None: 0.
+        epsilon: float > 0.
+
+    Returns:
+        tensor (..., D), dtype of x. Everything is computed in float32.
+    """
+    wide = ops.cast(x, "float32")
+    mean, variance = ops.moments(wide, axes=-1, keepdims=True)  # (..., 1)
+    normed = (wide - mean) * ops.rsqrt(variance + epsilon)
+    normed = normed if gamma is None else normed * ops.cast(gamma, "float32")
+    normed = normed if beta is None else normed + ops.cast(beta, "float32")
+    return ops.cast(normed, x.dtype)
+
+
+@part
+def activate(activation, x):
+    """Apply an activation function: (..., D) -> (..., D)."""
+    return activation(x)
+
+
 @keras.saving.register_keras_serializable("tfgpt")
 class LayerNorm(keras.layers.LayerNormalization):
-    """Keras's layer normalisation, with a compiled form for training steps.
+    """Normalise the features of each position: (x - mean) / deviation, scaled and shifted.
 
     Call: layer(x). Statistics are float32 under every dtype policy. Arguments,
     results and weights are those of keras.layers.LayerNormalization.
@@ -44,9 +71,11 @@ class LayerNorm(keras.layers.LayerNormalization):
     """
 
     def call(self, inputs):
-        if fused.is_fusing():
-            return fused.layer_norm(inputs, self.gamma, self.beta, self.epsilon)
-        return super().call(inputs)
+        is_last_axis = self.axis in ([-1], [len(inputs.shape) - 1])
+        if self.rms_scaling or not is_last_axis:
+            return super().call(inputs)
+        output = layer_norm(inputs, self.gamma, self.beta, self.epsilon)
+        return ops.cast(output, self.compute_dtype)
 
 
 @keras.saving.register_keras_serializable("tfgpt")
@@ -125,17 +154,9 @@ class FeedForward(keras.layers.Layer):
         self.contract.build((*x_shape[:-1], self.dff))
 
     def call(self, x, training=None):
-        hidden = self.activate(self.expand(x))  # (B, T, D) -> (B, T, dff)
+        hidden = activate(self.activation, self.expand(x))  # (B, T, D) -> (B, T, dff)
         hidden = self.hidden_dropout(hidden, training=training)
         return self.contract(hidden)  # (B, T, dff) -> (B, T, D)
-
-    def activate(self, hidden):
-        """Apply the activation, element by element."""
-        return (
-            fused.activate(self.activation, hidden)
-            if fused.is_fusing()
-            else self.activation(hidden)
-        )
 
     def compute_output_shape(self, x_shape):
         return (*x_shape[:-1], self.d_model)

@@ -7,9 +7,10 @@ neither loss nor accuracy. `pad_id=None` says that there is no padding.
 import math
 
 import keras
+import numpy as np
 from keras import ops
 
-from tfgpt import fused
+from tfgpt.parts import part, to_float32
 from tfgpt.validation import check_rate, check_token_ids, concrete_values
 
 
@@ -66,25 +67,39 @@ def masked_loss(targets, logits, pad_id=0, label_smoothing=0.0):
     check_rate("label_smoothing", label_smoothing)
     # Keras hands float targets to a loss function in `fit`.
     targets = ops.cast(targets, "int32")
-    logits = fused.to_float32(logits)
+    logits = to_float32(logits)
     check_shapes(targets, logits)
     weights = real_tokens(targets, pad_id)
     # A padding id need not be a row of the logits.
     targets = ops.where(weights > 0, targets, 0)
     check_token_ids("targets", targets, logits.shape[-1])
-    return mean_over_real(token_losses(targets, logits, label_smoothing), weights)
+    return mean_over_real(token_losses(targets, logits, weights, label_smoothing), weights)
 
 
-def token_losses(targets, logits, label_smoothing):
-    """Compute the cross-entropy of each position: (B, T) and (B, T, V) -> float32 (B, T)."""
-    if fused.is_fusing():
-        return fused.cross_entropy(targets, logits, label_smoothing)
-    losses = ops.sparse_categorical_crossentropy(targets, logits, from_logits=True)
-    if not label_smoothing:
-        return losses
-    # Cross-entropy with the uniform distribution: logsumexp(logits) - mean(logits).
-    uniform = ops.logsumexp(logits, axis=-1) - ops.mean(logits, axis=-1)
-    return (1 - label_smoothing) * losses + label_smoothing * uniform
+@part
+def token_losses(targets, logits, weights, label_smoothing):
+    """Compute the cross-entropy of each position; logits of weight 0 are not read.
+
+    Args:
+        targets: int32 tensor (B, T).
+        logits: float tensor (B, T, V); a class that cannot be has -inf.
+        weights: float32 tensor (B, T).
+        label_smoothing: float in [0, 1).
+
+    Returns:
+        float32 tensor (B, T), in nats; 0 where the weight is 0.
+    """
+    counts = weights > 0
+    logits = ops.where(counts[..., None], ops.cast(logits, "float32"), 0.0)
+    log_sum = ops.logsumexp(logits, axis=-1)  # (B, T, V) -> (B, T)
+    score = ops.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    if label_smoothing:
+        # The mean over all classes that can be.
+        finite = logits > -np.inf
+        mean = ops.sum(ops.where(finite, logits, 0.0), axis=-1)
+        mean = mean / ops.sum(ops.cast(finite, "float32"), axis=-1)
+        score = (1 - label_smoothing) * score + label_smoothing * mean
+    return ops.where(counts, log_sum - score, 0.0)
 
 
 @keras.saving.register_keras_serializable("tfgpt")

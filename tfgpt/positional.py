@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfgpt import fused
+from tfgpt.parts import to_float32
 from tfgpt.validation import (
     check_choice,
     check_length,
@@ -239,7 +239,7 @@ class PositionalEmbedding(keras.layers.Layer):
     def logits(self, hidden):
         """Score every token by its embedding: (B, T, D) -> float32 (B, T, V)."""
         kernel = ops.transpose(ops.cast(self.embeddings, hidden.dtype))
-        return fused.to_float32(ops.matmul(hidden, kernel))
+        return to_float32(ops.matmul(hidden, kernel))
 
     def compute_output_shape(self, token_ids_shape):
         return (*token_ids_shape, self.d_model)

@@ -10,9 +10,10 @@ from contextlib import nullcontext
 import keras
 from keras import ops
 
-from tfgpt.fused import fused_parts
+from tfgpt.fused import REPLACEMENTS
 from tfgpt.losses import masked_accuracy, masked_loss, real_tokens
 from tfgpt.machine.devices import xla_works
+from tfgpt.parts import replaced
 from tfgpt.runs import Log, Run, delayed_interrupt
 from tfgpt.schedules import WarmupLinearDecay
 from tfgpt.validation import check_choice, check_integer, check_positive, check_token_ids
@@ -107,7 +108,7 @@ def make_train_step(
 
     def measure(inputs, targets, share):
         """Return loss and accuracy times `share`, and the gradients of that loss."""
-        with tf.GradientTape() as tape, fused_parts() if in_parts else nullcontext():
+        with tf.GradientTape() as tape, replaced(REPLACEMENTS) if in_parts else nullcontext():
             logits = model(inputs, training=True)
             loss = share * masked_loss(targets, logits, pad_id, label_smoothing)
             scaled_loss = optimizer.scale_loss(loss)

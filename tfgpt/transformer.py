@@ -7,10 +7,10 @@ S source length, T target length, D model width, V vocabulary. Notebook 05.
 
 import keras
 
-from tfgpt import fused
 from tfgpt.attention import attention_weights_spec
 from tfgpt.layers import DecoderLayer, EncoderLayer, LayerNorm
 from tfgpt.masks import MaskedLayer, causal_mask, create_masks
+from tfgpt.parts import to_float32
 from tfgpt.positional import PositionalEmbedding
 from tfgpt.validation import check_length, check_positive, check_token_ids
 
@@ -442,7 +442,7 @@ class Transformer(keras.Model):
         """Score every target token: (B, T, D) -> float32 (B, T, V)."""
         if self.tie_embeddings:
             return self.decoder.embedding.logits(decoder_output)
-        return fused.to_float32(self.output_projection(decoder_output))
+        return to_float32(self.output_projection(decoder_output))
 
     def compute_output_spec(self, inputs, return_attention_weights=False, training=None):
         source, target = source_and_target(inputs)
