@@ -25,9 +25,8 @@ def pack_tokens(rows, length, start_id=None, end_id=None, pad_id=0):
             pad_id is one of them.
 
     Example:
-        >>> pack_tokens([[5, 6], [7, 8, 9, 10]], length=5, start_id=1, end_id=2)
-        array([[ 1,  5,  6,  2,  0],
-               [ 1,  7,  8,  9,  2]], dtype=int32)
+        >>> pack_tokens([[5, 6], [7, 8, 9, 10]], length=5, start_id=1, end_id=2).tolist()
+        [[1, 5, 6, 2, 0], [1, 7, 8, 9, 2]]
     """
     import tensorflow as tf
 
