@@ -156,6 +156,17 @@ def test_tokens_are_data_and_never_markup():
     assert page.isascii() and "\x00" not in page
 
 
+def test_labels_of_tf_and_numpy_are_text():
+    import tensorflow as tf
+
+    words = ["I", "明", "$x"]
+    for tokens in (np.array(words), tf.constant(words), tf.ragged.constant([words])):
+        view = view_attention(np.eye(3)[None], tokens, title="明".encode())
+        assert view.content["axes"]["query"] == words and view.content["title"] == "明"
+    axes = view_attention(np.eye(3)[None], [b"a", np.bytes_(b"\xff"), 3]).content["axes"]
+    assert axes["query"] == ["a", r"\xff", "3"]
+
+
 def test_a_notebook_gets_the_page_in_a_sandbox():
     class Frame(HTMLParser):
         """Collects the attributes of the frame; anything else is an error."""

@@ -1,23 +1,24 @@
 """Figures of attention: one heat map per head, or all layers and heads at a glance.
 
 Arrays and tokens in, a matplotlib Figure out. Nothing here knows a model.
-`tfgpt.plotting` offers both functions; `tfgpt.figures` holds what all figures share.
+`tfgpt.plotting` offers both functions; `figures` holds what all figures share.
 """
-
-from pathlib import Path
 
 import numpy as np
 
 from tfgpt.plotting.figures import (
     LABEL_SIZE,
+    add_title_and_save,
     cell_side,
-    check_labels,
     check_save,
-    finish,
+    is_page,
     label_axes,
+    label_list,
+    label_text,
+    labels_of_both,
     new_figure,
-    readable,
-    visible,
+    show_space,
+    style_text,
 )
 from tfgpt.plotting.viewer import check_arrays, check_axis, choose_axes, view_attention
 from tfgpt.validation import check_positive
@@ -75,9 +76,10 @@ def plot_attention_weights(
     check_positive("max_heads", max_heads)
     check_positive("max_tokens", max_tokens)
     weights = one_layer(weights)
-    shown = check_arrays({"attention": first_tokens(weights, max_tokens)})["attention"]
+    shown = check_arrays({"attention": weights}, max_tokens)["attention"]
     count, sizes = len(shown), weights.shape[-2:]
-    tokens = labels_of_both(query_tokens, key_tokens, sizes, max_tokens)
+    tokens = labels_of_both(query_tokens, key_tokens, sizes)
+    tokens = [first_labels(labels, max_tokens) for labels in tokens]
     real = check_query_mask(query_mask, sizes[0])[:max_tokens]
     chosen = choose_heads(heads, count, limit=max_heads)
     notes = cut_notes(sizes, max_tokens)
@@ -90,7 +92,7 @@ def plot_attention_weights(
     if is_page(save):
         notes += heads_notes(heads, chosen)
         save_page(save, shown[chosen], *tokens, title, notes, max_tokens)
-    return finish(figure, title, None if is_page(save) else save)
+    return add_title_and_save(figure, title, save)
 
 
 def plot_attention_overview(
@@ -141,7 +143,7 @@ def plot_attention_overview(
     check_positive("max_tokens", max_tokens)
     weights = choose_layers(weights, layers)
     sizes = {name: array.shape[-2:] for name, array in weights.items()}
-    shown = check_arrays({name: first_tokens(array, max_tokens) for name, array in weights.items()})
+    shown = check_arrays(weights, max_tokens)
     if query_tokens is not None or key_tokens is not None or is_page(save):
         check_tokens(sizes, query_tokens, key_tokens)
     chosen = {
@@ -160,7 +162,7 @@ def plot_attention_overview(
         tokens = [first_labels(labels, max_tokens) for labels in (query_tokens, key_tokens)]
         notes += heads_notes(heads, columns)
         save_page(save, shown, *tokens, title, notes, max_tokens)
-    return finish(figure, title, None if is_page(save) else save)
+    return add_title_and_save(figure, title, save)
 
 
 def one_layer(weights):
@@ -229,15 +231,6 @@ def check_query_mask(query_mask, size):
     return mask.reshape(size)
 
 
-def labels_of_both(query_tokens, key_tokens, sizes, max_tokens):
-    """Return the first labels of queries and keys; raise unless there is one per position."""
-    if key_tokens is None and sizes[0] == sizes[1]:
-        key_tokens = query_tokens
-    check_labels("query_tokens", query_tokens, sizes[0])
-    check_labels("key_tokens", key_tokens, sizes[1])
-    return first_labels(query_tokens, max_tokens), first_labels(key_tokens, max_tokens)
-
-
 def check_tokens(sizes, query_tokens, key_tokens):
     """Raise unless every layer has its tokens; `sizes` is a dict from name to (T, S)."""
     if query_tokens is None:
@@ -251,18 +244,11 @@ def check_tokens(sizes, query_tokens, key_tokens):
             check_axis(name, label, tokens, length, max_tokens=length)
 
 
-def first_tokens(weights, max_tokens):
-    """Keep the first queries and keys; a wrong shape is left for `check_arrays` to refuse."""
-    weights = np.asarray(weights)
-    weights = weights[0] if weights.ndim == 4 and len(weights) == 1 else weights
-    return weights[:, :max_tokens, :max_tokens] if weights.ndim == 3 else weights
-
-
 def first_labels(labels, max_tokens):
     """Keep the first labels of a list, or of each list in a dict."""
     if isinstance(labels, dict):
         return {name: first_labels(part, max_tokens) for name, part in labels.items()}
-    return None if labels is None else list(labels)[:max_tokens]
+    return None if labels is None else label_list(labels)[:max_tokens]
 
 
 def cut_notes(sizes, max_tokens):
@@ -282,7 +268,7 @@ def heads_notes(heads, chosen):
 def row_label(name, size, max_tokens):
     """Write a layer's name and its queries x keys; where it was cut, what is shown of them."""
     numbers = [f"{max_tokens} of {part}" if part > max_tokens else str(part) for part in size]
-    return f"{visible(name)}\n" + " \u00d7 ".join(numbers)
+    return f"{show_space(name)}\n" + " \u00d7 ".join(numbers)
 
 
 def write_notes(figure, notes):
@@ -345,21 +331,16 @@ def draw_thumbnails(layers, rows, columns):
             left, right = column - HALF_THUMBNAIL, column + HALF_THUMBNAIL
             place = (left, right, row + HALF_THUMBNAIL, row - HALF_THUMBNAIL)
             image = axis.imshow(values, norm=scale, extent=place, aspect="auto")
-    names, font = readable(rows)
+    names, style = style_text(rows)
     axis.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5), xlabel="head")
     axis.set_xticks(range(len(columns)), columns)
-    axis.set_yticks(range(len(rows)), names, **font)
+    axis.set_yticks(range(len(rows)), names, **style)
     axis.tick_params(length=0, labelsize=LABEL_SIZE)
     axis.xaxis.tick_top()
     axis.xaxis.set_label_position("top")
     axis.spines[:].set_visible(False)
     figure.colorbar(image, ax=axis, label="attention weight", aspect=40, pad=0.02)
     return figure
-
-
-def is_page(save):
-    """Tell whether `save` is the path of an interactive page."""
-    return save is not None and Path(save).suffix.lower() == ".html"
 
 
 def save_page(path, weights, query_tokens, key_tokens, title, notes, max_tokens):
@@ -378,5 +359,5 @@ def save_page(path, weights, query_tokens, key_tokens, title, notes, max_tokens)
         query_tokens = range(weights.shape[1]) if query_tokens is None else query_tokens
         key_tokens = range(weights.shape[2]) if key_tokens is None else key_tokens
     if notes:
-        title = f"{title or 'Attention'} ({', '.join(notes)})"
+        title = f"{label_text(title or 'Attention')} ({', '.join(notes)})"
     view_attention(weights, query_tokens, key_tokens, title, path, max_tokens)

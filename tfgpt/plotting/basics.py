@@ -7,14 +7,14 @@ screen, and show Chinese labels when a font for them is installed.
 import numpy as np
 
 from tfgpt.plotting.figures import (
+    add_title_and_save,
     cell_side,
-    check_labels,
     check_save,
-    finish,
     label_axes,
+    labels_of_both,
     new_figure,
-    readable,
-    visible,
+    show_space,
+    style_text,
 )
 from tfgpt.validation import check_positive
 
@@ -45,21 +45,18 @@ def plot_mask(mask, query_tokens=None, key_tokens=None, title=None, save=None):
     if mask.ndim < 2 or mask.size != mask.shape[-1] * mask.shape[-2]:
         raise ValueError(f"mask must hold one (T, S) matrix, got shape {mask.shape}.")
     mask = mask.reshape(mask.shape[-2:])
-    if key_tokens is None and mask.shape[0] == mask.shape[1]:
-        key_tokens = query_tokens
-    check_labels("query_tokens", query_tokens, mask.shape[0])
-    check_labels("key_tokens", key_tokens, mask.shape[1])
-    side = cell_side(mask.shape, query_tokens, key_tokens)
+    tokens = labels_of_both(query_tokens, key_tokens, mask.shape)
+    side = cell_side(mask.shape, *tokens)
     figure, axes = new_figure(1, 1, size=(side + 1.0, side))
     axis = axes[0, 0]
     two_colours = colormaps["viridis"].resampled(2)
     image = axis.imshow(mask, vmin=0, vmax=1, cmap=two_colours, aspect="auto")
-    label_axes(axis, query_tokens, key_tokens)
+    label_axes(axis, *tokens)
     axis.set_xlabel("key")
     axis.set_ylabel("query")
     bar = figure.colorbar(image, ax=axis, ticks=[0.25, 0.75], shrink=0.8)
     bar.ax.set_yticklabels(["hidden", "may attend"])
-    return finish(figure, title, save)
+    return add_title_and_save(figure, title, save)
 
 
 def plot_positional_encoding(encoding, title=None, save=None):
@@ -87,7 +84,7 @@ def plot_positional_encoding(encoding, title=None, save=None):
     axes[0, 0].set_xlabel("feature")
     axes[0, 0].set_ylabel("position")
     figure.colorbar(image, ax=axes[0, 0], label="value")
-    return finish(figure, title, save)
+    return add_title_and_save(figure, title, save)
 
 
 def plot_schedule(schedules, steps, title=None, save=None):
@@ -115,11 +112,10 @@ def plot_schedule(schedules, steps, title=None, save=None):
     axes[0, 0].set_xlabel("step")
     axes[0, 0].set_ylabel("learning rate")
     if None not in schedules:
-        labels, font = readable([visible(label) for label in schedules])
-        axes[0, 0].legend(
-            axes[0, 0].lines, labels, prop={"family": font["fontfamily"]} if font else None
-        )
-    return finish(figure, title, save)
+        labels, style = style_text([show_space(label) for label in schedules])
+        for text in axes[0, 0].legend(axes[0, 0].lines, labels).get_texts():
+            text.update(style)
+    return add_title_and_save(figure, title, save)
 
 
 def plot_history(history, title=None, save=None):
@@ -159,4 +155,4 @@ def plot_history(history, title=None, save=None):
     axis.set_xlabel("step")
     axis.set_ylabel("loss (nats per token)")
     axis.legend()
-    return finish(figure, title, save)
+    return add_title_and_save(figure, title, save)

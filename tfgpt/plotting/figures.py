@@ -1,7 +1,7 @@
 """Pages, labels and fonts that all figures share.
 
-Labels are shown as text whatever is in them: white space, control characters, `$`,
-and Chinese where a font for it is installed.
+Labels and titles are shown as text whatever is in them: bytes, white space, control
+characters, `$`, and Chinese where a font for it is installed.
 """
 
 import contextlib
@@ -12,6 +12,8 @@ import unicodedata
 import warnings
 from functools import lru_cache
 from pathlib import Path
+
+import numpy as np
 
 # Fonts with Chinese characters, by the names they have on Linux, macOS and Windows.
 CJK_FONTS = (
@@ -63,21 +65,27 @@ def new_figure(rows, columns, size):
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def finish(figure, title, save):
-    """Add the title, write the file, return the figure."""
+def add_title_and_save(figure, title, save):
+    """Add the title, write the file unless it is a page, return the figure."""
     if title:
-        (text,), font = readable([fit(title, figure.get_figwidth())])
-        figure.suptitle(text, **font)
-    if save is not None:
+        (text,), style = style_text([wrap_title(label_text(title), figure.get_figwidth())])
+        figure.suptitle(text, **style)
+    if save is not None and not is_page(save):
         figure.savefig(save, dpi=150)
     return figure
 
 
-def fit(title, width):
+def wrap_title(title, width):
     """Break a title into lines that a figure of `width` inches can show."""
     # A letter of a title takes about 0.11 inches, a Chinese character 0.18.
     letters = int(width * len(title) / (0.11 * len(title) + 0.07 * wide_characters(title)))
-    return "\n".join(textwrap.fill(line, max(letters, 1)) for line in title.split("\n"))
+    lines = [" ".join(line.split()) for line in title.split("\n")]
+    return "\n".join(textwrap.fill(escape_controls(line), max(letters, 1)) for line in lines)
+
+
+def is_page(save):
+    """Tell whether `save` is the path of an interactive page."""
+    return save is not None and Path(save).suffix.lower() == ".html"
 
 
 def check_save(save, pages=False):
@@ -100,10 +108,41 @@ def check_save(save, pages=False):
         )
 
 
-def check_labels(name, labels, size):
-    """Raise unless there is one label per row or column."""
-    if labels is not None and len(labels) != size:
-        raise ValueError(f"{name} must have one label per position, {size}, got {len(labels)}.")
+def label_text(label):
+    """Return a label or title as str: bytes, as tf.data and NumPy have them, are UTF-8."""
+    label = label.numpy() if hasattr(label, "numpy") else label
+    label = label.item() if isinstance(label, np.ndarray) and label.ndim == 0 else label
+    return label.decode(errors="backslashreplace") if isinstance(label, bytes) else str(label)
+
+
+def label_list(labels):
+    """Return labels as a list of str: of a list, array, tensor, or ragged batch of one row."""
+    labels = labels.to_list() if hasattr(labels, "to_list") else labels
+    labels = list(labels.numpy() if hasattr(labels, "numpy") else labels)
+    is_batch = len(labels) == 1 and np.ndim(labels[0]) == 1
+    return [label_text(label) for label in (labels[0] if is_batch else labels)]
+
+
+def check_labels(name, labels, size, of="", hint=""):
+    """Return labels as a list of str, None as None; raise unless there is one per position."""
+    if labels is None:
+        return None
+    labels = label_list(labels)
+    if len(labels) != size:
+        raise ValueError(
+            f"{name} must have one label per position{of}, {size}, got {len(labels)}.{hint}"
+        )
+    return labels
+
+
+def labels_of_both(query_tokens, key_tokens, sizes):
+    """Return the labels of queries and keys; keys have those of the queries if T = S."""
+    if key_tokens is None and sizes[0] == sizes[1]:
+        key_tokens = query_tokens
+    return (
+        check_labels("query_tokens", query_tokens, sizes[0]),
+        check_labels("key_tokens", key_tokens, sizes[1]),
+    )
 
 
 def cell_side(shape, *tokens):
@@ -126,26 +165,31 @@ def label_axes(axis, query_tokens, key_tokens):
     ):
         if tokens is None:
             continue
-        labels, font = tick_labels(tokens)
+        labels, style = tick_labels(tokens)
         longest = max(map(label_width, labels), default=0)
         # Labels lie flat where two letters are the most, or where all fit into 2 inches.
         rotation = 90 if turns and longest > 2 and len(labels) * (longest + 1) > 28 else 0
         size = min(LABEL_SIZE, LABEL_SIZE * 70 / max(len(labels), 1))
-        set_ticks(range(len(labels)), labels, rotation=rotation, fontsize=size, **font)
+        set_ticks(range(len(labels)), labels, rotation=rotation, fontsize=size, **style)
 
 
 def tick_labels(tokens):
-    """Return labels that leave room for the picture, and the font that shows them."""
-    labels, font = readable([visible(token) for token in tokens])
-    return [shorten(label) for label in labels], font
+    """Return labels that leave room for the picture, and the style that shows them."""
+    labels, style = style_text([show_space(token) for token in tokens])
+    return [shorten(label) for label in labels], style
 
 
-def visible(token):
-    """Show white space, control characters and `$` as text: labels would be lost."""
-    text = "".join(
+def escape_controls(text):
+    """Write control characters and halves of characters as escapes: they would be lost."""
+    return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in str(token)
-    ).replace("$", r"\$")
+        for character in text
+    )
+
+
+def show_space(token):
+    """Escape a token, and show the spaces of one that is nothing else."""
+    text = escape_controls(label_text(token))
     return text.replace(" ", "\u2423") if text.strip(" ") == "" else text
 
 
@@ -153,7 +197,7 @@ def shorten(label):
     """Cut a long label and show that it was cut."""
     if len(label) <= LONGEST_LABEL:
         return label
-    return label[: LONGEST_LABEL - 1].rstrip("\\") + "\u2026"
+    return label[: LONGEST_LABEL - 1] + "\u2026"
 
 
 def wide_characters(text):
@@ -174,14 +218,15 @@ def code_points(label):
     )
 
 
-def readable(labels):
-    """Return labels and font arguments that show them; code points without a font."""
+def style_text(labels):
+    """Return labels and the style that shows them; code points where no font has them."""
+    style = {"parse_math": False}  # a `$` is a `$`
     if not any(character >= FIRST_CJK_CHARACTER for label in labels for character in label):
-        return labels, {}
+        return labels, style
     font = cjk_font()
     if font is None:
-        return [code_points(label) for label in labels], {}
-    return labels, {"fontfamily": [font, "sans-serif"]}
+        return [code_points(label) for label in labels], style
+    return labels, style | {"fontfamily": [font, "sans-serif"]}
 
 
 @lru_cache(maxsize=1)

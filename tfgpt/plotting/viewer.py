@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from keras import ops
 
+from tfgpt.plotting.figures import check_labels, label_text
 from tfgpt.validation import check_choice, check_positive
 
 # The whole page is held in the browser's memory: 64 million weights are 64 MB.
@@ -64,15 +65,14 @@ def view_attention(
     for name, array in arrays.items():
         query, key = choose_axes(name, query_tokens, key_tokens)
         for (axis, label, tokens), size in zip((query, key), array.shape[1:], strict=True):
-            check_axis(name, label, tokens, size, max_tokens)
-            axes[axis] = [str(token) for token in tokens]
+            axes[axis] = check_axis(name, label, tokens, size, max_tokens)
         group, label = describe(name)
         layers.append(
             {"group": group, "label": label, "heads": len(array), "query": query[0], "key": key[0]}
         )
     view = AttentionView(
         {
-            "title": str(title or ""),
+            "title": label_text(title or ""),
             "bits": bits,
             "axes": axes,
             "layers": layers,
@@ -130,8 +130,13 @@ class AttentionView:
         )
 
 
-def check_arrays(weights):
-    """Return the weights as float32 arrays (H, T, S); raise unless all are in [0, 1]."""
+def check_arrays(weights, max_tokens=None):
+    """Return the weights as float32 arrays (H, T, S); raise unless all are in [0, 1].
+
+    Args:
+        weights: dict from name to array (H, T, S) or (1, H, T, S).
+        max_tokens: int, keep the first so many queries and keys; None: all.
+    """
     if not weights:
         raise ValueError("weights must hold at least one layer, got an empty dict.")
     arrays = {}
@@ -148,7 +153,7 @@ def check_arrays(weights):
             raise ValueError(
                 f"{where} must have at least one head, query and key, got shape {array.shape}."
             )
-        array = array.astype("float32")
+        array = array[:, :max_tokens, :max_tokens].astype("float32")
         for value in (array.min(), array.max()):  # NaN makes both NaN
             if not -ROUNDING <= value <= 1 + ROUNDING:
                 raise ValueError(
@@ -196,24 +201,21 @@ def choose_axes(name, query_tokens, key_tokens):
 
 
 def check_axis(name, label, tokens, size, max_tokens):
-    """Raise unless there is one token per position, and not too many."""
-    if len(tokens) != size:
-        hint = ""
-        if not label.endswith("]"):
-            hint = (
-                " Where keys are other tokens, pass key_tokens; for an encoder-decoder pass "
-                'query_tokens={"encoder": [...], "decoder": [...]}.'
-            )
-        raise ValueError(
-            f"{label} must have one label per position of weights[{name!r}], {size}, "
-            f"got {len(tokens)}.{hint}"
+    """Return the tokens as str; raise unless there is one per position, and not too many."""
+    hint = ""
+    if not label.endswith("]"):
+        hint = (
+            " Where keys are other tokens, pass key_tokens; for an encoder-decoder pass "
+            'query_tokens={"encoder": [...], "decoder": [...]}.'
         )
+    tokens = check_labels(label, tokens, size, f" of weights[{name!r}]", hint)
     if size > max_tokens:
         raise ValueError(
             f"{label} must have at most max_tokens={max_tokens} tokens, got {size}: cut the "
             f"sequence, for example weights[:, :{max_tokens}, :{max_tokens}] with the tokens "
             f"[:{max_tokens}], or pass max_tokens={size} and expect a slow page."
         )
+    return tokens
 
 
 def describe(name):
