@@ -3,6 +3,7 @@
 Tokenizers that `train` makes keep id 0 for padding, so that losses and masks can ignore it.
 """
 
+import abc
 import functools
 import json
 import re
@@ -33,8 +34,80 @@ PART = 2**18  # characters
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-class Tokenizer:
-    """What both tokenizers share: many texts at once."""
+class Tokenizer(abc.ABC):
+    """What both tokenizers offer."""
+
+    @property
+    @abc.abstractmethod
+    def vocab_size(self):
+        """Number of ids, special tokens included."""
+
+    @abc.abstractmethod
+    def encode(self, text):
+        """Turn text into ids; none of them is a special token.
+
+        Args:
+            text: str.
+
+        Returns:
+            int32 numpy array (number of tokens,).
+
+        Raises:
+            TypeError: if `text` is no str.
+            ValueError: if `text` has half a character (a lone surrogate) or, for a
+                CharTokenizer, a character that is not in the vocabulary.
+        """
+
+    @abc.abstractmethod
+    def decode(self, token_ids):
+        """Turn ids into text; special tokens become nothing.
+
+        Args:
+            token_ids: int array or list (T,).
+
+        Returns:
+            str; bytes that are no complete character show as U+FFFD.
+
+        Raises:
+            ValueError: if an id is outside the vocabulary.
+        """
+
+    @abc.abstractmethod
+    def id_to_token(self, token_id):
+        """Return the readable text of one id, for labels in figures.
+
+        Args:
+            token_id: int in [0, vocab_size).
+
+        Returns:
+            str: the piece as text, or its bytes as "<E6><98>" if they are only a
+            part of a character; the name of a special token, such as "<pad>".
+
+        Raises:
+            ValueError: if the id is outside the vocabulary.
+        """
+
+    @abc.abstractmethod
+    def token_bytes(self, token_id):
+        """Return the UTF-8 bytes that one id adds to a text; maybe a part of a character.
+
+        Args:
+            token_id: int in [0, vocab_size).
+
+        Returns:
+            bytes, none for a special token.
+
+        Raises:
+            ValueError: if the id is outside the vocabulary.
+        """
+
+    @abc.abstractmethod
+    def save(self, path):
+        """Write the tokenizer as JSON; `load_tokenizer` reads it.
+
+        Args:
+            path: file to write.
+        """
 
     def encode_batch(self, texts):
         """Turn texts into ids.
@@ -119,22 +192,9 @@ class CharTokenizer(Tokenizer):
 
     @property
     def vocab_size(self):
-        """Number of ids, padding included."""
         return len(self.tokens)
 
     def encode(self, text):
-        """Turn text into ids.
-
-        Args:
-            text: str.
-
-        Returns:
-            int32 numpy array (number of characters,).
-
-        Raises:
-            TypeError: if `text` is no str.
-            ValueError: if a character is not in the vocabulary.
-        """
         text = as_text(text)
         token_ids = np.empty(len(text), dtype="int32")
         for start in range(0, len(text), PART):
@@ -152,54 +212,16 @@ class CharTokenizer(Tokenizer):
         return token_ids
 
     def decode(self, token_ids):
-        """Turn ids into text; padding becomes nothing.
-
-        Args:
-            token_ids: int array or list (T,).
-
-        Returns:
-            str.
-
-        Raises:
-            ValueError: if an id is outside the vocabulary.
-        """
         return "".join(self.id_to_token(index) for index in id_list(token_ids) if index)
 
     def id_to_token(self, token_id):
-        """Return the text of one id.
-
-        Args:
-            token_id: int in [0, vocab_size).
-
-        Returns:
-            str, one character, or "<pad>" for 0.
-
-        Raises:
-            ValueError: if the id is outside the vocabulary.
-        """
         check_id(token_id, self.vocab_size)
         return self.tokens[token_id]
 
     def token_bytes(self, token_id):
-        """Return the UTF-8 bytes that one id adds to a text.
-
-        Args:
-            token_id: int in [0, vocab_size).
-
-        Returns:
-            bytes, none for padding.
-
-        Raises:
-            ValueError: if the id is outside the vocabulary.
-        """
         return self.id_to_token(token_id).encode() if token_id else b""
 
     def save(self, path):
-        """Write the vocabulary as UTF-8 JSON.
-
-        Args:
-            path: file to write.
-        """
         content = {"type": "CharTokenizer", "characters": "".join(self.tokens[1:])}
         Path(path).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
@@ -363,57 +385,21 @@ class BPETokenizer(Tokenizer):
 
     @property
     def vocab_size(self):
-        """Number of ids, special tokens included."""
         return self.library_tokenizer.get_vocab_size()
 
     def encode(self, text):
-        """Turn text into ids; none of them is a special token.
-
-        Args:
-            text: str.
-
-        Returns:
-            int32 numpy array (number of pieces,).
-
-        Raises:
-            TypeError: if `text` is no str.
-            ValueError: if `text` has half a character (a lone surrogate).
-        """
         text = as_text(text)
         parts = text_parts(text) if self.can_cut else [text]
         encode = functools.partial(self.library_tokenizer.encode, add_special_tokens=False)
         return np.concatenate([np.array(encode(part).ids, dtype="int32") for part in parts])
 
     def decode(self, token_ids):
-        """Turn ids into text; special tokens become nothing.
-
-        Args:
-            token_ids: int array or list (T,).
-
-        Returns:
-            str; bytes that are no complete character show as U+FFFD.
-
-        Raises:
-            ValueError: if an id is outside the vocabulary.
-        """
         token_ids = id_list(token_ids)
         for token_id in {min(token_ids), max(token_ids)} if token_ids else ():
             check_id(token_id, self.vocab_size)
         return self.library_tokenizer.decode(token_ids, skip_special_tokens=True)
 
     def id_to_token(self, token_id):
-        """Return the readable text of one id, for labels in figures.
-
-        Args:
-            token_id: int in [0, vocab_size).
-
-        Returns:
-            str: the piece as text, or its bytes as "<E6><98>" if they are only a
-            part of a character.
-
-        Raises:
-            ValueError: if the id is outside the vocabulary.
-        """
         if token_id in self.added:
             return self.added[token_id]
         piece = self.token_bytes(token_id)
@@ -423,17 +409,6 @@ class BPETokenizer(Tokenizer):
             return "".join(f"<{byte:02X}>" for byte in piece)
 
     def token_bytes(self, token_id):
-        """Return the bytes that one id adds to a text; they may be a part of a character.
-
-        Args:
-            token_id: int in [0, vocab_size).
-
-        Returns:
-            bytes, none for a special token.
-
-        Raises:
-            ValueError: if the id is outside the vocabulary.
-        """
         check_id(token_id, self.vocab_size)
         if token_id in self.added:
             return b"" if token_id in self.special_ids else self.added[token_id].encode()
@@ -442,11 +417,6 @@ class BPETokenizer(Tokenizer):
         return bytes(values[character] for character in token)
 
     def save(self, path):
-        """Write the tokenizer as JSON, in the format of the `tokenizers` library.
-
-        Args:
-            path: file to write.
-        """
         content = self.library_tokenizer.to_str(pretty=True)
         Path(path).write_text(content, encoding="utf-8")
 

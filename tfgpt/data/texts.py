@@ -39,20 +39,7 @@ def load_text(corpus):
 
 
 def read_utf8(path, name, expected):
-    """Read a UTF-8 text file with "\\n" as line end and without a byte order mark.
-
-    Args:
-        path: Path of the file.
-        name: str, the argument's name in messages.
-        expected: str, what the argument may be, for the message about a missing file.
-
-    Returns:
-        str, not empty.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the file is empty, a folder, or not UTF-8 text.
-    """
+    """Read a UTF-8 text file with "\\n" as line end; raise with what it may be or looks like."""
     if path.is_dir():
         raise ValueError(f"{name} must be a text file, got the folder {str(path)!r}.")
     if not path.exists():

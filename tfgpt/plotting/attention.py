@@ -277,18 +277,7 @@ def write_notes(figure, notes):
 
 
 def draw_heads(weights, titles, query_tokens, key_tokens, real):
-    """Draw a grid of heat maps.
-
-    Args:
-        weights: float array (H, T, S).
-        titles: list of H str.
-        query_tokens: list of T labels, or None.
-        key_tokens: list of S labels, or None.
-        real: bool array (T,), False for the rows that are grey.
-
-    Returns:
-        matplotlib Figure.
-    """
+    """Draw a grid of heat maps of (H, T, S), the rows grey where `real` (T,) is False."""
     side = cell_side(weights.shape[1:], query_tokens, key_tokens)
     columns = min(len(weights), 4, int(22 / side))
     rows = -(-len(weights) // columns)
@@ -309,16 +298,7 @@ def draw_heads(weights, titles, query_tokens, key_tokens, real):
 
 
 def draw_thumbnails(layers, rows, columns):
-    """Draw a table of small pictures on one pair of axes: hundreds are drawn quickly.
-
-    Args:
-        layers: list of float arrays (H, T, S), one per row.
-        rows: list of str, the names of the rows.
-        columns: list of int, the names of the columns.
-
-    Returns:
-        matplotlib Figure.
-    """
+    """Draw a table of small pictures, layers (H, T, S) by heads; one pair of axes is quick."""
     from matplotlib.colors import PowerNorm
 
     cell = min(max(11 / len(columns), 0.5), 1.2)  # inches
@@ -344,17 +324,7 @@ def draw_thumbnails(layers, rows, columns):
 
 
 def save_page(path, weights, query_tokens, key_tokens, title, notes, max_tokens):
-    """Write the interactive page; what it leaves out is in its title.
-
-    Args:
-        path: path of the .html file.
-        weights: float array (H, T, S), or a dict from layer name to such arrays.
-        query_tokens: list, dict, or None for the numbers of the positions.
-        key_tokens: list or None; None for an array means the numbers of the positions.
-        title: str or None.
-        notes: list of str.
-        max_tokens: int, no axis is longer.
-    """
+    """Write the interactive page; what it leaves out, the notes, is in its title."""
     if not isinstance(weights, dict):
         query_tokens = range(weights.shape[1]) if query_tokens is None else query_tokens
         key_tokens = range(weights.shape[2]) if key_tokens is None else key_tokens

@@ -131,12 +131,7 @@ class AttentionView:
 
 
 def check_arrays(weights, max_tokens=None):
-    """Return the weights as float32 arrays (H, T, S); raise unless all are in [0, 1].
-
-    Args:
-        weights: dict from name to array (H, T, S) or (1, H, T, S).
-        max_tokens: int, keep the first so many queries and keys; None: all.
-    """
+    """Return the weights as float32 arrays (H, T, S), cut; raise unless all are in [0, 1]."""
     if not weights:
         raise ValueError("weights must hold at least one layer, got an empty dict.")
     arrays = {}
@@ -170,19 +165,9 @@ def check_arrays(weights, max_tokens=None):
 
 
 def choose_axes(name, query_tokens, key_tokens):
-    """Find the tokens of one layer.
+    """Find the tokens of one layer, for its queries and for its keys.
 
-    Args:
-        name: str, such as "decoder/0/cross".
-        query_tokens: list, or dict from "encoder" and "decoder" to lists.
-        key_tokens: list or None.
-
-    Returns:
-        two triples (name of the axis, the argument as an error calls it, tokens),
-        for the queries and for the keys.
-
-    Raises:
-        ValueError: if the dict has no tokens for the layer.
+    Each is a triple: name of the axis, the argument as an error calls it, tokens.
     """
     if not isinstance(query_tokens, dict):
         query = ("query", "query_tokens", query_tokens)
@@ -229,15 +214,7 @@ def describe(name):
 
 
 def pack(arrays, bits):
-    """Round weights to whole numbers, compress them, and write them as base64.
-
-    Args:
-        arrays: float arrays in [0, 1], one after the other in the result.
-        bits: 8 or 16; a weight becomes round(weight * (2^bits - 1)).
-
-    Returns:
-        str, base64 of the zlib stream of little-endian unsigned integers.
-    """
+    """Round weights to whole numbers of 8 or 16 bits, little-endian; zlib; base64."""
     steps = 2**bits - 1
     compressor = zlib.compressobj(9)
     packed = b"".join(

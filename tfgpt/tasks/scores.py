@@ -264,14 +264,7 @@ def format_scores(rows):
 
 
 def align_columns(rows):
-    """Write a table: the first column to the left, the others to the right.
-
-    Args:
-        rows: list of lists of str, all of the same length.
-
-    Returns:
-        list of str, one line for each row.
-    """
+    """Write a table as lines: the first column to the left, the others to the right."""
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     return [
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
