@@ -11,6 +11,7 @@ from tfgpt.tasks import scores
 from tfgpt.tasks.scores import (
     Score,
     bleu,
+    check_language,
     chrf,
     format_scores,
     meteor,
@@ -353,8 +354,11 @@ def test_a_long_text_in_place_of_a_list_is_not_printed_whole():
 
 @pytest.mark.parametrize("language", ["klingon", "porter", "es", None])
 def test_a_language_without_a_stemmer_is_refused(language):
-    with pytest.raises(ValueError, match=f"language must be one of.*'spanish'.*got {language!r}"):
+    message = f"language must be one of.*'spanish'.*got {language!r}"
+    with pytest.raises(ValueError, match=message):
         meteor(["a"], ["a"], language)
+    with pytest.raises(ValueError, match=message):
+        check_language(language)
 
 
 def test_the_lists_of_the_baselines_are_checked_too():

@@ -229,10 +229,10 @@ def test_half_a_character_decodes_to_the_replacement_character():
     assert tokenizer.decode(tokenizer.encode("月")[:1]) == "\ufffd"
 
 
-def test_the_layer_in_a_graph_equals_encode_on_random_strings(bpe, layer):
-    texts = random_texts(1000, 6, seed=3)
-    encode = tf.function(layer.tokenize, input_signature=[tf.TensorSpec([None], tf.string)])
-    for text, token_ids in zip(texts, encode(tf.constant(texts)), strict=True):
+def test_the_layer_in_a_tf_data_graph_equals_encode(bpe, layer):
+    texts = [*TEXTS.values(), *SPECIAL_TEXTS, *random_texts(1000, 6, seed=3)]
+    dataset = tf.data.Dataset.from_tensor_slices(texts).batch(len(texts)).map(layer)
+    for text, token_ids in zip(texts, next(iter(dataset)), strict=True):
         assert token_ids.numpy().tolist() == bpe.encode(text).tolist(), repr(text)
 
 
@@ -240,13 +240,6 @@ def test_the_layer_called_directly_equals_encode_too(bpe, layer):
     texts = random_texts(200, 6, seed=4)
     for text, token_ids in zip(texts, layer(texts), strict=True):
         assert np.asarray(token_ids).tolist() == bpe.encode(text).tolist(), repr(text)
-
-
-def test_the_layer_works_inside_a_tf_data_pipeline(bpe, layer):
-    texts = [*list(TEXTS.values())[:6], *SPECIAL_TEXTS]
-    dataset = tf.data.Dataset.from_tensor_slices(texts).map(layer)
-    for text, token_ids in zip(texts, dataset, strict=True):
-        assert token_ids.numpy().tolist() == bpe.encode(text).tolist()
 
 
 def test_the_layer_differs_from_encode_only_where_it_says_so(bpe, layer):

@@ -271,12 +271,25 @@ def align_columns(rows):
     ]
 
 
+def check_language(language):
+    """Raise unless METEOR has a stemmer for a language; for use before a long training.
+
+    Args:
+        language: str, in English: "english", "spanish", ...
+
+    Raises:
+        ValueError: if nltk has no stemmer for it.
+        ImportError: if nltk is not installed.
+    """
+    # "porter" is the name of a stemmer for English.
+    known = import_library("nltk.stem").SnowballStemmer.languages
+    check_choice("language", language, [name for name in known if name != "porter"])
+
+
 def load_stemmer(language):
     """Return nltk's stemmer for a language and the stages of METEOR that need no data."""
+    check_language(language)
     stem = import_library("nltk.stem")
-    # "porter" is the name of a stemmer for English.
-    languages = [name for name in stem.SnowballStemmer.languages if name != "porter"]
-    check_choice("language", language, languages)
     if language == "english":
         # The stemmer of METEOR and the default of nltk's.
         return stem.PorterStemmer(), "exact+porter"
