@@ -166,8 +166,9 @@ class CharTokenizer(Tokenizer):
                 "characters must be distinct single characters, at least one, "
                 f"got {self.tokens[1:11]!r}."
             )
-        # The id of each code point; 0 for unknown ones, the last place for all above.
-        codes = [ord(token) for token in self.tokens[1:]]
+        self.ids = {token: index for index, token in enumerate(self.tokens) if index}
+        # The same by code point; 0 for unknown ones, the last place for all above.
+        codes = [ord(token) for token in self.ids]
         self.id_of_code = np.zeros(max(codes) + 2, dtype="int32")
         self.id_of_code[codes] = np.arange(1, len(self.tokens))
 
