@@ -105,6 +105,19 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_other(saved):
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
 
 
+def test_weights_and_facts_of_any_model_can_be_written(rng, tmp_path):
+    """A run folder holds them; only a GPT or Transformer is made from one again."""
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="a")])
+    write_config(tmp_path, model, run={"seed": 1})
+    write_weights(tmp_path, model)
+    assert sorted(load_file(tmp_path / WEIGHTS)) == ["a/bias", "a/kernel"]
+    assert read_config(tmp_path)["class_name"] == "Sequential"
+    with keras.name_scope("outer"):
+        inner = randomize(gpt(), rng)
+    save_bundle(tmp_path, inner)
+    assert_identical(float32_arrays(load_bundle(tmp_path)[0]), float32_arrays(inner))
+
+
 def test_a_number_too_large_for_float16_is_refused(tmp_path):
     model = gpt()
     model.weights[0].assign(np.full(model.weights[0].shape, 1e5))

@@ -249,7 +249,8 @@ def check_vocabulary(model, tokenizer):
 def named_weights(model):
     """Map the path of each weight below the model, such as "decoder/layer_0/...", to it."""
     marker = f"/{model.name}/"
-    named = {f"/{weight.path}".partition(marker)[2]: weight for weight in model.weights}
+    paths = [f"/{weight.path}".partition(marker)[2] or weight.path for weight in model.weights]
+    named = dict(zip(paths, model.weights, strict=True))
     if len(named) < len(model.weights):
         raise ValueError("model must have a name of its own for each weight, got one name twice.")
     return named
