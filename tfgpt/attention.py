@@ -9,10 +9,10 @@ import math
 import keras
 from keras import ops
 
-from tfgpt.masks import MASKED_SCORE, MaskedLayer, check_broadcastable, check_mask
+from tfgpt.masks import MASKED_SCORE, MaskedLayer, fit_mask
 from tfgpt.parts import part, to_float32
 from tfgpt.positional import apply_rotary
-from tfgpt.validation import check_positive, check_rate
+from tfgpt.validation import check_positive, check_rate, copy_initializer
 
 
 def scaled_dot_product_attention(query, key, value, mask=None):
@@ -92,18 +92,7 @@ def masked_softmax(scores, mask=None):
         TypeError: if the mask is not boolean.
         ValueError: if the mask does not broadcast to `scores`.
     """
-    if mask is None:
-        return softmax(scores, None)
-    mask = check_mask(mask)
-    if len(mask.shape) == 4 and len(scores.shape) == 3 and mask.shape[1] == 1:
-        mask = mask[:, 0]  # the scores have no heads: (B, 1, T, S) -> (B, T, S)
-    check_broadcastable("mask", mask.shape, scores.shape)
-    if len(mask.shape) == 3 and len(scores.shape) == 4 and mask.shape[0] != 1:
-        raise ValueError(
-            f"mask must have rank 2 (T, S) or 4 (B, H, T, S), got shape {tuple(mask.shape)}: "
-            "write mask[:, None] for one mask per sequence, mask[None] for one per head."
-        )
-    return softmax(scores, mask)
+    return softmax(scores, None if mask is None else fit_mask(mask, scores.shape))
 
 
 @part
@@ -137,12 +126,6 @@ def weighted_sum(weights, value):
         )
     # (..., T, S) x (..., S, V) -> (..., T, V)
     return ops.matmul(ops.cast(weights, value.dtype), value)
-
-
-def attention_weights_spec(num_heads, query, key):
-    """Describe the weights (B, H, T, S) for a model that is built symbolically."""
-    batch, query_length = query.shape[:2]
-    return keras.KerasTensor((batch, num_heads, query_length, key.shape[1]), dtype="float32")
 
 
 @keras.saving.register_keras_serializable("tfgpt")
@@ -202,9 +185,8 @@ class MultiHeadAttention(MaskedLayer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        check_positive("num_heads", num_heads)
-        check_positive("d_model", d_model)
-        check_rate("dropout", dropout)
+        num_heads = check_positive("num_heads", num_heads)
+        d_model = check_positive("d_model", d_model)
         if d_model % num_heads:
             raise ValueError(
                 f"num_heads must divide d_model, got num_heads={num_heads}, d_model={d_model}."
@@ -216,7 +198,7 @@ class MultiHeadAttention(MaskedLayer):
         self.num_heads = num_heads
         self.d_model = d_model
         self.head_dim = d_model // num_heads
-        self.dropout = dropout
+        self.dropout = check_rate("dropout", dropout)
         self.use_bias = use_bias
         self.rotary = rotary
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
@@ -226,8 +208,7 @@ class MultiHeadAttention(MaskedLayer):
             return keras.layers.Dense(
                 d_model,
                 use_bias=use_bias,
-                # Each kernel draws its own numbers, also from an initializer with a seed.
-                kernel_initializer=initializer.clone(),
+                kernel_initializer=copy_initializer(initializer),
                 dtype=self.dtype_policy,
                 name=name,
             )
@@ -256,6 +237,13 @@ class MultiHeadAttention(MaskedLayer):
         return_attention_weights=False,
         training=None,
     ):
+        key, value = self.fill_inputs(query, key, value)
+        heads = self.project(query, key, value)
+        output, weights = self.attend(*heads, mask, training)
+        return (output, ops.cast(weights, "float32")) if return_attention_weights else output
+
+    def fill_inputs(self, query, key, value):
+        """Return key and value, by default the query; raise unless all three fit."""
         if self.rotary and key is not None:
             raise ValueError("rotary positions need key=None: they compare places in one sequence.")
         key = query if key is None else key
@@ -265,24 +253,26 @@ class MultiHeadAttention(MaskedLayer):
                 raise ValueError(
                     f"{name} must have shape (batch, length, features), got {tuple(x.shape)}."
                 )
-
-        heads = self.project(query, key, value)
-        output, weights = self.attend(*heads, mask, training)
-        return (output, weights) if return_attention_weights else output
+        if None not in (key.shape[1], value.shape[1]) and key.shape[1] != value.shape[1]:
+            raise ValueError(
+                f"value must have one row per key, {key.shape[1]}, got shape {tuple(value.shape)}."
+            )
+        return key, value
 
     def project(self, query, key, value, start=0):
         """Make the heads' queries, keys and values; `start` is the first position."""
-        query = self.split_heads(self.query_projection(query))  # (B, T, D) -> (B, H, T, K)
+        length = ops.shape(query)[1]
+        query = self.split_heads(self.query_projection, query)  # (B, T, D) -> (B, H, T, K)
         key, value = self.project_keys(key, value)
         if self.rotary:
-            positions = start + ops.arange(ops.shape(query)[2], dtype="int32")
+            positions = start + ops.arange(length, dtype="int32")
             query, key = apply_rotary(query, positions), apply_rotary(key, positions)
         return query, key, value
 
     def project_keys(self, key, value):
         """Make the heads' keys and values, which do not depend on the queries."""
-        key = self.split_heads(self.key_projection(key))  # (B, S, D) -> (B, H, S, K)
-        value = self.split_heads(self.value_projection(value))  # (B, S, D) -> (B, H, S, K)
+        key = self.split_heads(self.key_projection, key)  # (B, S, D) -> (B, H, S, K)
+        value = self.split_heads(self.value_projection, value)  # (B, S, D) -> (B, H, S, K)
         return key, value
 
     def attend(self, query, key, value, mask, training=False):
@@ -290,7 +280,7 @@ class MultiHeadAttention(MaskedLayer):
         weights = masked_softmax(attention_scores(query, key), mask)  # (B, H, T, S)
         dropped = self.weights_dropout(weights, training=training)
         heads = weighted_sum(dropped, value)  # (B, H, T, K)
-        return self.output_projection(self.merge_heads(heads)), ops.cast(weights, "float32")
+        return self.output_projection(self.merge_heads(heads)), weights
 
     def make_cache(self, batch_size, length):
         """Make the empty memory of `decode`: keys and values, zeros (B, H, C, K) each."""
@@ -304,7 +294,7 @@ class MultiHeadAttention(MaskedLayer):
             x: float tensor (B, T, D), the new tokens.
             cache: keys and values so far, two tensors (B, H, C, K).
             start: int scalar, the position of the first new token.
-            mask: bool tensor (1, 1, T, C).
+            mask: bool tensor, broadcastable to (B, H, T, C).
 
         Returns:
             output (B, T, D), and the cache with the new keys and values in it.
@@ -328,14 +318,14 @@ class MultiHeadAttention(MaskedLayer):
         Returns:
             output (B, T, D).
         """
-        query = self.split_heads(self.query_projection(x))  # (B, T, D) -> (B, H, T, K)
+        query = self.split_heads(self.query_projection, x)  # (B, T, D) -> (B, H, T, K)
         return self.attend(query, *memory, mask)[0]
 
-    def split_heads(self, x):
-        """Cut the features into heads: (B, T, D) -> (B, H, T, K)."""
+    def split_heads(self, projection, x):
+        """Project the features and cut them into heads: (B, T, D) -> (B, H, T, K)."""
         batch, length = ops.shape(x)[:2]
-        x = ops.reshape(x, (batch, length, self.num_heads, self.head_dim))
-        return ops.transpose(x, (0, 2, 1, 3))
+        heads = ops.reshape(projection(x), (batch, length, self.num_heads, self.head_dim))
+        return ops.transpose(heads, (0, 2, 1, 3))
 
     def merge_heads(self, x):
         """Put the heads side by side again: (B, H, T, K) -> (B, T, D)."""
@@ -354,9 +344,12 @@ class MultiHeadAttention(MaskedLayer):
         return_attention_weights=False,
         training=None,
     ):
-        key = query if key is None else key
+        key, value = self.fill_inputs(query, key, value)
+        shape = (query.shape[0], self.num_heads, query.shape[1], key.shape[1])
+        if mask is not None:
+            fit_mask(mask, shape)
         output = keras.KerasTensor((*query.shape[:-1], self.d_model), dtype=self.compute_dtype)
-        weights = attention_weights_spec(self.num_heads, query, key)
+        weights = keras.KerasTensor(shape, dtype="float32")
         return (output, weights) if return_attention_weights else output
 
     def get_config(self):

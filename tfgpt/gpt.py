@@ -8,12 +8,18 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfgpt.attention import attention_weights_spec
 from tfgpt.layers import DecoderLayer, LayerNorm
-from tfgpt.masks import causal_mask, combine_masks, padding_mask
+from tfgpt.masks import causal_mask, combine_masks, left_padding, padding_mask
 from tfgpt.parts import to_float32
 from tfgpt.positional import PositionalEmbedding
-from tfgpt.validation import check_choice, check_length, check_positive, check_rate, check_token_ids
+from tfgpt.validation import (
+    check_choice,
+    check_length,
+    check_pad_id,
+    check_positive,
+    check_rate,
+    check_token_ids,
+)
 
 # GPT-2's initial standard deviation of every kernel and embedding.
 INITIAL_STDDEV = 0.02
@@ -89,39 +95,32 @@ class GPT(keras.Model):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        for name, value in (
-            ("vocab_size", vocab_size),
-            ("context_length", context_length),
-            ("num_layers", num_layers),
-            ("d_model", d_model),
-            ("num_heads", num_heads),
-        ):
-            check_positive(name, value)
-        check_rate("dropout", dropout)
+        # Keras would round float placeholders of ids to half precision.
+        self.autocast = False
+        self.vocab_size = check_positive("vocab_size", vocab_size)
+        self.context_length = check_positive("context_length", context_length)
+        self.num_layers = check_positive("num_layers", num_layers)
+        self.d_model = check_positive("d_model", d_model)
+        self.num_heads = check_positive("num_heads", num_heads)
+        self.dff = 4 * self.d_model if dff is None else check_positive("dff", dff)
+        self.dropout = check_rate("dropout", dropout)
         if remat and dropout:
             # The second run of a block would draw other numbers than the first.
             raise ValueError(f"remat needs dropout=0, got dropout={dropout}.")
         check_choice("positions", positions, ("learned", "sinusoidal", "rotary"))
-        self.vocab_size = vocab_size
-        self.context_length = context_length
-        self.num_layers = num_layers
-        self.d_model = d_model
-        self.num_heads = num_heads
-        self.dff = 4 * d_model if dff is None else dff
-        self.dropout = dropout
         self.tie_embeddings = tie_embeddings
         self.positions = positions
         self.norm_first = norm_first
         self.activation = keras.activations.get(activation)
         self.use_bias = use_bias
         self.norm_epsilon = norm_epsilon
-        self.pad_id = pad_id
+        self.pad_id = check_pad_id(pad_id, self.vocab_size)
         self.remat = remat
 
         self.embedding = PositionalEmbedding(
-            vocab_size,
-            d_model,
-            context_length,
+            self.vocab_size,
+            self.d_model,
+            self.context_length,
             positions=None if positions == "rotary" else positions,
             scale=False,
             dropout=dropout,
@@ -129,13 +128,13 @@ class GPT(keras.Model):
             dtype=self.dtype_policy,
             name="embedding",
         )
-        self.decoder_layers = [self.make_layer(index) for index in range(num_layers)]
+        self.decoder_layers = [self.make_layer(index) for index in range(self.num_layers)]
         self.final_norm = LayerNorm(
             epsilon=norm_epsilon, dtype=self.dtype_policy, name="final_norm"
         )
         if not tie_embeddings:
             self.output_projection = keras.layers.Dense(
-                vocab_size,
+                self.vocab_size,
                 use_bias=False,
                 kernel_initializer=keras.initializers.RandomNormal(stddev=INITIAL_STDDEV),
                 dtype=self.dtype_policy,
@@ -143,7 +142,7 @@ class GPT(keras.Model):
             )
         self.supports_masking = True
         # Every shape is known: optimizers, summaries and weight files need no first call.
-        self.build((None, context_length))
+        self.build((None, self.context_length))
 
     def make_layer(self, index):
         """Make one block: a decoder layer without cross-attention."""
@@ -186,25 +185,66 @@ class GPT(keras.Model):
     def call(self, token_ids, mask=None, return_attention_weights=False, training=None):
         check_length("token_ids", token_ids, "context_length", self.context_length)
         mask = combine_masks(mask, self.own_mask(token_ids))
-        x = self.embedding(token_ids, training=training)  # (B, T) -> (B, T, D)
+        x = self.embed(token_ids, training=training)  # (B, T) -> (B, T, D)
+        hidden = self.hidden(x, mask, return_attention_weights, training)
+        if return_attention_weights:
+            hidden, weights = hidden
+            return self.logits(hidden), weights
+        return self.logits(hidden)  # (B, T, D) -> (B, T, V)
+
+    def embed(self, token_ids, start=None, training=None):
+        """Embed tokens with their positions.
+
+        Args:
+            token_ids: int tensor (B, T).
+            start: int scalar, the position of the first token; None: 0, where padding
+                on the left is not counted.
+            training: bool, turn on dropout.
+
+        Returns:
+            float tensor (B, T, D).
+        """
+        if start is None:
+            start = 0 if self.pad_id is None else -left_padding(token_ids, self.pad_id)
+        return self.embedding(token_ids, start=start, training=training)
+
+    def hidden(self, x, mask=None, return_attention_weights=False, training=None):
+        """Pass embeddings through all blocks and the final norm.
+
+        Args:
+            x: float tensor (B, T, D), what `embed` returned, or other vectors.
+            mask: bool tensor, broadcastable to (B, H, T, T), all that may be attended
+                to; None: what is not later.
+            return_attention_weights: bool.
+            training: bool, turn on dropout.
+
+        Returns:
+            float tensor (B, T, D); with return_attention_weights=True also a dict
+            {"decoder/0/self": float32 (B, H, T, T), ...}.
+        """
+        mask = causal_mask(ops.shape(x)[1]) if mask is None else mask
         weights = {}
         for index, layer in enumerate(self.decoder_layers):
-            if self.remat and training and not return_attention_weights:
+            if return_attention_weights:
+                x, found = layer(x, mask=mask, return_attention_weights=True, training=training)
+                weights[f"decoder/{index}/self"] = found["self"]
+            elif self.remat and training:
                 x = keras.remat(lambda x, layer=layer: layer(x, mask=mask, training=True))(x)
-                continue
-            x, layer_weights = layer(x, mask=mask, return_attention_weights=True, training=training)
-            weights[f"decoder/{index}/self"] = layer_weights["self"]
-        logits = self.logits(self.final_norm(x))  # (B, T, D) -> (B, T, V)
-        return (logits, weights) if return_attention_weights else logits
+            else:
+                x = layer(x, mask=mask, training=training)
+        x = self.final_norm(x)
+        return (x, weights) if return_attention_weights else x
 
     def compute_output_spec(
         self, token_ids, mask=None, return_attention_weights=False, training=None
     ):
+        check_length("token_ids", token_ids, "context_length", self.context_length)
+        x = keras.KerasTensor((*token_ids.shape, self.d_model), dtype=self.compute_dtype)
+        weights = {}
+        for index, layer in enumerate(self.decoder_layers):
+            _, found = layer.compute_output_spec(x, mask=mask, return_attention_weights=True)
+            weights[f"decoder/{index}/self"] = found["self"]
         logits = keras.KerasTensor((*token_ids.shape, self.vocab_size), dtype="float32")
-        weights = {
-            f"decoder/{index}/self": attention_weights_spec(self.num_heads, token_ids, token_ids)
-            for index in range(self.num_layers)
-        }
         return (logits, weights) if return_attention_weights else logits
 
     def make_caches(self, batch_size, length):
@@ -221,21 +261,24 @@ class GPT(keras.Model):
             layer.self_attention.make_cache(batch_size, length) for layer in self.decoder_layers
         )
 
-    def decode(self, token_ids, caches, start):
+    def decode(self, inputs, caches, start, mask=None):
         """Run new tokens only; earlier ones are known by their keys and values.
 
         The result equals the same positions of a full pass.
 
         Args:
-            token_ids: int tensor (B, T), the new tokens.
+            inputs: int tensor (B, T), the new tokens; or float tensor (B, T, D), their
+                embeddings.
             caches: what `make_caches` or the last `decode` returned, room for C tokens.
             start: int scalar, the position of the first new token; start + T <= C.
+            mask: bool tensor, broadcastable to (B, H, T, C), hides more than the future.
 
         Returns:
             hidden states (B, T, D) for `logits`, and the caches with the new tokens.
         """
-        mask = causal_mask(token_ids.shape[1], caches[0][0].shape[2], offset=start)
-        x = self.embedding(token_ids, start=start)  # (B, T) -> (B, T, D)
+        future = causal_mask(inputs.shape[1], caches[0][0].shape[2], offset=start)
+        mask = combine_masks(future, mask)
+        x = inputs if len(inputs.shape) == 3 else self.embed(inputs, start)  # (B, T, D)
         updated = []
         for layer, cache in zip(self.decoder_layers, caches, strict=True):
             x, cache = layer.decode(x, cache, start, mask)

@@ -7,10 +7,10 @@ T query length, S key length, H heads, D model width. Built in notebook 05.
 import keras
 from keras import ops
 
-from tfgpt.attention import MultiHeadAttention, attention_weights_spec
+from tfgpt.attention import MultiHeadAttention
 from tfgpt.masks import MaskedLayer
 from tfgpt.parts import part
-from tfgpt.validation import check_positive, check_rate
+from tfgpt.validation import check_positive, check_rate, copy_initializer
 
 
 @keras.saving.register_keras_serializable("tfgpt")
@@ -122,13 +122,10 @@ class FeedForward(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        check_positive("d_model", d_model)
-        check_positive("dff", dff)
-        check_rate("dropout", dropout)
-        self.d_model = d_model
-        self.dff = dff
+        self.d_model = check_positive("d_model", d_model)
+        self.dff = check_positive("dff", dff)
         self.activation = keras.activations.get(activation)
-        self.dropout = dropout
+        self.dropout = check_rate("dropout", dropout)
         self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.output_initializer = keras.initializers.get(output_initializer)
@@ -136,7 +133,7 @@ class FeedForward(keras.layers.Layer):
         self.expand = keras.layers.Dense(
             dff,
             use_bias=use_bias,
-            kernel_initializer=self.kernel_initializer.clone(),
+            kernel_initializer=copy_initializer(self.kernel_initializer),
             dtype=self.dtype_policy,
             name="expand",
         )
@@ -144,7 +141,7 @@ class FeedForward(keras.layers.Layer):
         self.contract = keras.layers.Dense(
             d_model,
             use_bias=use_bias,
-            kernel_initializer=(self.output_initializer or self.kernel_initializer).clone(),
+            kernel_initializer=copy_initializer(self.output_initializer or self.kernel_initializer),
             dtype=self.dtype_policy,
             name="contract",
         )
@@ -198,12 +195,10 @@ class ResidualLayer(MaskedLayer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        check_positive("d_model", d_model)
-        check_rate("dropout", dropout)
-        self.d_model = d_model
-        self.num_heads = num_heads
-        self.dff = dff
-        self.dropout = dropout
+        self.d_model = check_positive("d_model", d_model)
+        self.num_heads = check_positive("num_heads", num_heads)
+        self.dff = check_positive("dff", dff)
+        self.dropout = check_rate("dropout", dropout)
         self.norm_first = norm_first
         self.activation = keras.activations.get(activation)
         self.use_bias = use_bias
@@ -257,29 +252,51 @@ class ResidualLayer(MaskedLayer):
         self.feed_forward.build(x_shape)
         self.feed_forward_norm.build(x_shape)
 
-    def before(self, x, norm):
-        """Return what the sublayer reads."""
-        return norm(x) if self.norm_first else x
+    def residual(self, x, norm, sublayer, training):
+        """Add what a sublayer makes of x.
 
-    def after(self, x, sublayer_output, norm, training):
-        """Add the sublayer's output to the residual stream."""
-        x = x + self.residual_dropout(sublayer_output, training=training)
-        return x if self.norm_first else norm(x)
+        Args:
+            x: float tensor (B, T, D).
+            norm: LayerNorm.
+            sublayer: function (B, T, D) -> (B, T, D) and anything else.
+            training: bool, turn on dropout.
 
-    def add_self_attention(self, x, mask, training):
-        """Run the self-attention sublayer; also return its weights (B, H, T, T)."""
-        attended, weights = self.self_attention(
-            self.before(x, self.self_attention_norm),
-            mask=mask,
-            return_attention_weights=True,
-            training=training,
-        )
-        return self.after(x, attended, self.self_attention_norm, training), weights
+        Returns:
+            float tensor (B, T, D), and that anything else.
+        """
+        if self.norm_first:
+            output, other = sublayer(norm(x))
+            return x + self.residual_dropout(output, training=training), other
+        output, other = sublayer(x)
+        return norm(x + self.residual_dropout(output, training=training)), other
+
+    def add_self_attention(self, x, mask, asked, training):
+        """Run the self-attention sublayer; the weights (B, H, T, T) if asked, or None."""
+
+        def attend(x):
+            result = self.self_attention(
+                x, mask=mask, return_attention_weights=asked, training=training
+            )
+            return result if asked else (result, None)
+
+        return self.residual(x, self.self_attention_norm, attend, training)
 
     def add_feed_forward(self, x, training):
         """Run the feed-forward sublayer."""
-        transformed = self.feed_forward(self.before(x, self.feed_forward_norm), training=training)
-        return self.after(x, transformed, self.feed_forward_norm, training)
+
+        def transform(x):
+            return self.feed_forward(x, training=training), None
+
+        return self.residual(x, self.feed_forward_norm, transform, training)[0]
+
+    def self_attention_spec(self, x, mask):
+        """Describe output and weights of self-attention; raise unless the mask fits."""
+        if x.shape[-1] != self.d_model:
+            raise ValueError(f"x must have d_model={self.d_model} features, got {x.shape[-1]}.")
+        _, weights = self.self_attention.compute_output_spec(
+            x, mask=mask, return_attention_weights=True
+        )
+        return keras.KerasTensor(x.shape, dtype=self.compute_dtype), weights
 
     def compute_output_shape(self, x_shape, encoder_output_shape=None):
         return x_shape
@@ -343,13 +360,12 @@ class EncoderLayer(ResidualLayer):
     """
 
     def call(self, x, mask=None, return_attention_weights=False, training=None):
-        x, weights = self.add_self_attention(x, mask, training)
+        x, weights = self.add_self_attention(x, mask, return_attention_weights, training)
         x = self.add_feed_forward(x, training)
         return (x, weights) if return_attention_weights else x
 
     def compute_output_spec(self, x, mask=None, return_attention_weights=False, training=None):
-        output = keras.KerasTensor(x.shape, dtype=self.compute_dtype)
-        weights = attention_weights_spec(self.num_heads, x, x)
+        output, weights = self.self_attention_spec(x, mask)
         return (output, weights) if return_attention_weights else output
 
 
@@ -433,12 +449,14 @@ class DecoderLayer(ResidualLayer):
         training=None,
     ):
         self.check_encoder_output(encoder_output, cross_mask)
-        weights = {}
-        x, weights["self"] = self.add_self_attention(x, mask, training)
+        asked, weights = return_attention_weights, {}
+        x, weights["self"] = self.add_self_attention(x, mask, asked, training)
         if self.cross_attention:
-            x, weights["cross"] = self.add_cross_attention(x, encoder_output, cross_mask, training)
+            x, weights["cross"] = self.add_cross_attention(
+                x, encoder_output, cross_mask, asked, training
+            )
         x = self.add_feed_forward(x, training)
-        return (x, weights) if return_attention_weights else x
+        return (x, weights) if asked else x
 
     def compute_output_spec(
         self,
@@ -449,23 +467,25 @@ class DecoderLayer(ResidualLayer):
         return_attention_weights=False,
         training=None,
     ):
-        self.check_encoder_output(encoder_output)
-        output = keras.KerasTensor(x.shape, dtype=self.compute_dtype)
-        weights = {"self": attention_weights_spec(self.num_heads, x, x)}
+        self.check_encoder_output(encoder_output, cross_mask)
+        weights = {}
+        output, weights["self"] = self.self_attention_spec(x, mask)
         if self.cross_attention:
-            weights["cross"] = attention_weights_spec(self.num_heads, x, encoder_output)
+            _, weights["cross"] = self.encoder_attention.compute_output_spec(
+                x, encoder_output, mask=cross_mask, return_attention_weights=True
+            )
         return (output, weights) if return_attention_weights else output
 
-    def add_cross_attention(self, x, encoder_output, mask, training):
-        """Run the cross-attention sublayer; also return its weights (B, H, T, S)."""
-        attended, weights = self.encoder_attention(
-            self.before(x, self.encoder_attention_norm),  # queries from the decoder
-            encoder_output,  # keys and values from the encoder
-            mask=mask,
-            return_attention_weights=True,
-            training=training,
-        )
-        return self.after(x, attended, self.encoder_attention_norm, training), weights
+    def add_cross_attention(self, x, encoder_output, mask, asked, training):
+        """Run the cross-attention sublayer; the weights (B, H, T, S) if asked, or None."""
+
+        def attend(x):  # queries from the decoder, keys and values from the encoder
+            result = self.encoder_attention(
+                x, encoder_output, mask=mask, return_attention_weights=asked, training=training
+            )
+            return result if asked else (result, None)
+
+        return self.residual(x, self.encoder_attention_norm, attend, training)
 
     def decode(self, x, cache, start, mask, memory=None, cross_mask=None):
         """Run new tokens through the layer, with what is known of earlier ones.
@@ -474,20 +494,23 @@ class DecoderLayer(ResidualLayer):
             x: float tensor (B, T, D), the new tokens.
             cache: keys and values so far; see `MultiHeadAttention.decode`.
             start: int scalar, the position of the first new token.
-            mask: bool tensor (1, 1, T, C).
+            mask: bool tensor, broadcastable to (B, H, T, C).
             memory: keys and values of the encoder's output, for cross-attention.
             cross_mask: bool tensor, broadcastable to (B, H, T, S).
 
         Returns:
             output (B, T, D), and the cache with the new keys and values in it.
         """
-        norm = self.self_attention_norm
-        attended, cache = self.self_attention.decode(self.before(x, norm), cache, start, mask)
-        x = self.after(x, attended, norm, training=False)
+
+        def attend(x):
+            return self.self_attention.decode(x, cache, start, mask)
+
+        def attend_to_memory(x):
+            return self.encoder_attention.decode_cross(x, memory, cross_mask), None
+
+        x, cache = self.residual(x, self.self_attention_norm, attend, training=False)
         if self.cross_attention:
-            norm = self.encoder_attention_norm
-            attended = self.encoder_attention.decode_cross(self.before(x, norm), memory, cross_mask)
-            x = self.after(x, attended, norm, training=False)
+            x, _ = self.residual(x, self.encoder_attention_norm, attend_to_memory, training=False)
         return self.add_feed_forward(x, training=False), cache
 
     def check_encoder_output(self, encoder_output, cross_mask=None):

@@ -10,7 +10,6 @@ import inspect
 
 import keras
 from keras import ops
-from keras.src.backend.common.masking import get_keras_mask
 
 from tfgpt.validation import concrete_values
 
@@ -43,7 +42,13 @@ def padding_mask(token_ids, pad_id=0):
     if pad_id is None:
         raise ValueError("pad_id must be an integer, got None: without padding use no mask.")
     # (B, S) -> (B, 1, 1, S)
-    return ops.not_equal(token_ids, pad_id)[:, None, None, :]
+    return ops.expand_dims(ops.not_equal(token_ids, pad_id), (1, 2))
+
+
+def left_padding(token_ids, pad_id):
+    """Count the padding before the first real token of each row: (B, T) -> int32 (B, 1)."""
+    is_real = ops.cast(ops.not_equal(token_ids, pad_id), "int32")
+    return ops.cast(ops.argmax(is_real, axis=1, keepdims=True), "int32")
 
 
 def causal_mask(query_length, key_length=None, offset=0):
@@ -76,12 +81,13 @@ def causal_mask(query_length, key_length=None, offset=0):
                 "mask inside a layer."
             )
         value = concrete_values(length)
-        if value is not None and value < 0:
+        # An exporter's symbolic length is an object.
+        if value is not None and value.dtype.kind in "iu" and value < 0:
             raise ValueError(f"{name} must be >= 0, got {value}.")
     query_index = ops.arange(query_length, dtype="int32")[:, None]  # (T, 1)
     key_index = ops.arange(key_length, dtype="int32")[None, :]  # (1, S)
     # (T, S) -> (1, 1, T, S)
-    return (key_index <= query_index + offset)[None, None]
+    return ops.expand_dims(key_index <= query_index + offset, (0, 1))
 
 
 def check_mask(mask, name="mask"):
@@ -97,7 +103,8 @@ def check_mask(mask, name="mask"):
     Raises:
         TypeError: if the dtype is not bool.
     """
-    mask = ops.convert_to_tensor(mask)
+    if not isinstance(mask, keras.KerasTensor):
+        mask = ops.convert_to_tensor(mask)
     dtype = keras.backend.standardize_dtype(mask.dtype)
     if dtype != "bool":
         raise TypeError(
@@ -161,6 +168,40 @@ def check_broadcastable(name, shape, target_shape, both_ways=False):
         raise ValueError(f"{name} must be broadcastable to {target_shape}, got shape {shape}.")
 
 
+def fit_mask(mask, shape):
+    """Return a mask that broadcasts to attention scores of a shape.
+
+    Args:
+        mask: bool tensor.
+        shape: tuple of int or None, (B, H, T, S), (B, T, S) or (T, S).
+
+    Returns:
+        the mask; its head axis of size 1 is dropped if the scores have no heads.
+
+    Raises:
+        TypeError: if the mask is not boolean.
+        ValueError: if it does not broadcast, or its axes could be meant otherwise.
+    """
+    mask = check_mask(mask)
+    rank = len(mask.shape)
+    if rank == 4 and len(shape) == 3 and mask.shape[1] == 1:
+        mask = mask[:, 0]  # (B, 1, T, S) -> (B, T, S)
+    if rank == 2 and len(shape) > 2 and (mask.shape[0] is None or mask.shape[0] == shape[0] != 1):
+        # It has the look of a padding mask (B, S), which would be read as (T, S).
+        raise ValueError(
+            f"mask must not have rank 2 with batch size {shape[0]} first, got shape "
+            f"{tuple(mask.shape)}: write mask[:, None, None] for padding (B, S), mask[None, None] "
+            "for one mask (T, S) of all sequences."
+        )
+    check_broadcastable("mask", mask.shape, shape)
+    if len(mask.shape) == 3 and len(shape) == 4 and mask.shape[0] != 1:
+        raise ValueError(
+            f"mask must have rank 2 (T, S) or 4 (B, H, T, S), got shape {tuple(mask.shape)}: "
+            "write mask[:, None] for one mask per sequence, mask[None] for one per head."
+        )
+    return mask
+
+
 def create_masks(source_ids, target_ids, pad_id=0):
     """Build the three masks of an encoder-decoder from its token ids.
 
@@ -202,9 +243,14 @@ def merge_attached_mask(mask, keys):
     Returns:
         bool tensor, broadcastable to (B, H, T, S), or None.
     """
-    attached = get_keras_mask(keys)
+    attached = attached_mask(keys)
     # (B, S) -> (B, 1, 1, S)
-    return mask if attached is None else combine_masks(mask, attached[:, None, None, :])
+    return mask if attached is None else combine_masks(mask, ops.expand_dims(attached, (1, 2)))
+
+
+def attached_mask(x):
+    """Return the (B, S) mask that Keras attached to a tensor, or None."""
+    return getattr(x, "_keras_mask", None)
 
 
 class MaskedLayer(keras.layers.Layer):
@@ -231,6 +277,9 @@ class MaskedLayer(keras.layers.Layer):
         first_name = next(iter(arguments))
         first = arguments.pop(first_name)
         keys = arguments.get("key")
+        for name, value in arguments.items():
+            if name.endswith("mask") and value is not None:
+                check_mask(value, name)
         mask = merge_attached_mask(arguments.get("mask"), first if keys is None else keys)
         if mask is not None:
             arguments["mask"] = mask
@@ -239,4 +288,4 @@ class MaskedLayer(keras.layers.Layer):
     def compute_mask(self, inputs, previous_mask):
         # The padding of the input is the padding of the output; the attention
         # mask of this call is not.
-        return get_keras_mask(inputs)
+        return attached_mask(inputs)

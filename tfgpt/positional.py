@@ -12,11 +12,11 @@ from keras import ops
 from tfgpt.parts import to_float32
 from tfgpt.validation import (
     check_choice,
-    check_length,
     check_positive,
     check_rate,
     check_token_ids,
     concrete_values,
+    copy_initializer,
 )
 
 LAYOUTS = ("interleaved", "concat")
@@ -112,12 +112,13 @@ def apply_rotary(x, positions=None):
     if head_dim % 2:
         raise ValueError(f"x must have an even last size, got {head_dim}.")
     if positions is None:
-        positions = ops.arange(ops.shape(x)[-2], dtype="int32")
+        # Counted, not made by `arange`: in a symbolic call the length may be unknown.
+        positions = ops.cumsum(ops.ones_like(x[0, 0, :, 0], dtype="int32")) - 1
     rates = BASE ** (-np.arange(head_dim // 2, dtype="float32") * 2 / head_dim)
     # (T,) or (B, T) -> (T, K/2) or (B, 1, T, K/2)
-    angles = ops.cast(positions, "float32")[..., None] * rates
+    angles = ops.expand_dims(ops.cast(positions, "float32"), -1) * rates
     if len(angles.shape) == 3:
-        angles = angles[:, None]
+        angles = ops.expand_dims(angles, 1)
     cosine, sine = ops.cast(ops.cos(angles), x.dtype), ops.cast(ops.sin(angles), x.dtype)
     first, second = x[..., : head_dim // 2], x[..., head_dim // 2 :]
     return ops.concatenate(
@@ -132,7 +133,9 @@ class PositionalEmbedding(keras.layers.Layer):
     The layer has no attention mask. `training=True` turns on dropout of the sum.
     Table and positions are float32; the sum is cast to the compute dtype.
 
-    Call: layer(token_ids, start=0). `start` is the position of the first token.
+    Call: layer(token_ids, start=0). `start` is the position of the first token: an int
+    scalar, or (B, 1) for rows that begin at different places; a position below 0, such
+    as that of padding on the left, counts as 0.
 
     Args:
         vocab_size: int >= 1, V, the number of tokens.
@@ -150,9 +153,9 @@ class PositionalEmbedding(keras.layers.Layer):
 
     Raises:
         TypeError: if the ids are not integers.
-        ValueError: if an id is outside [0, V), the sequence is longer than
-            max_length, or an argument is outside its range. In a compiled function
-            (`fit`, XLA) a wrong id or length gives NaN instead of an error.
+        ValueError: if an id is outside [0, V), a position is beyond max_length, or an
+            argument is outside its range. In a compiled function (`fit`, XLA) a wrong
+            id or position gives NaN instead of an error.
 
     Example:
         >>> layer = PositionalEmbedding(vocab_size=10, d_model=4, max_length=8)
@@ -176,37 +179,35 @@ class PositionalEmbedding(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        check_positive("vocab_size", vocab_size)
-        check_positive("d_model", d_model)
-        check_positive("max_length", max_length)
+        # Keras would round float placeholders of ids to half precision.
+        self.autocast = False
+        self.vocab_size = check_positive("vocab_size", vocab_size)
+        self.d_model = check_positive("d_model", d_model)
+        self.max_length = check_positive("max_length", max_length)
         check_choice("positions", positions, ("sinusoidal", "learned", None))
         check_choice("layout", layout, LAYOUTS)
-        check_rate("dropout", dropout)
-        self.vocab_size = vocab_size
-        self.d_model = d_model
-        self.max_length = max_length
         self.positions = positions
         self.layout = layout
         self.scale = scale
-        self.dropout = dropout
+        self.dropout = check_rate("dropout", dropout)
         # With the sqrt(D) factor, embeddings of standard deviation 1 / sqrt(D)
         # have the size of the sinusoidal values that are added to them.
         self.embeddings_initializer = keras.initializers.get(
-            embeddings_initializer or keras.initializers.RandomNormal(stddev=d_model**-0.5)
+            embeddings_initializer or keras.initializers.RandomNormal(stddev=self.d_model**-0.5)
         )
-        self.sum_dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
+        self.sum_dropout = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy)
 
     def build(self, token_ids_shape):
         self.embeddings = self.add_weight(
             shape=(self.vocab_size, self.d_model),
-            initializer=self.embeddings_initializer.clone(),
+            initializer=copy_initializer(self.embeddings_initializer),
             name="embeddings",
             autocast=False,
         )
         if self.positions == "learned":
             self.position_table = self.add_weight(
                 shape=(self.max_length, self.d_model),
-                initializer=self.embeddings_initializer.clone(),
+                initializer=copy_initializer(self.embeddings_initializer),
                 name="position_embeddings",
                 autocast=False,
             )
@@ -215,26 +216,41 @@ class PositionalEmbedding(keras.layers.Layer):
 
     def call(self, token_ids, start=0, training=None):
         check_token_ids("token_ids", token_ids, self.vocab_size)
-        check_length("token_ids", token_ids, "max_length", self.max_length)
-        length = token_ids.shape[1]
+        self.check_positions(token_ids, start)
+        token_ids = ops.cast(token_ids, "int32")
         # (B, T) -> (B, T, D)
         x = ops.cast(ops.take(self.embeddings, token_ids, axis=0), "float32")
-        if concrete_values(token_ids) is None:
-            # Inside a compiled function nothing can be raised, and XLA reads a wrong
-            # row for a wrong id: make the result, and so the loss, NaN instead.
-            known = ops.logical_and(token_ids >= 0, token_ids < self.vocab_size)
-            x = ops.where(known[..., None], x, float("nan"))
         if self.scale:
             x = x * self.d_model**0.5
-        places = start + ops.arange(ops.shape(token_ids)[1], dtype="int32")
-        if length is None:
-            # The same for a sequence whose length is not known when it is compiled.
-            x = ops.where((places < self.max_length)[:, None], x, float("nan"))
-            places = ops.minimum(places, self.max_length - 1)
+        places = start + ops.arange(ops.shape(token_ids)[1], dtype="int32")  # (T,) or (B, T)
         if self.positions is not None:
-            # (max_length, D) -> (T, D)
-            x = x + ops.cast(ops.take(self.position_table, places, axis=0), "float32")
+            # (max_length, D) -> (T, D) or (B, T, D); a place outside is told below
+            rows = ops.clip(places, 0, self.max_length - 1)
+            x = x + ops.cast(ops.take(self.position_table, rows, axis=0), "float32")
+        # Inside a compiled function nothing can be raised, and XLA reads a wrong row for
+        # a wrong id or place: make the result, and so the loss, NaN instead.
+        if concrete_values(token_ids) is None:
+            x = ops.where(self.is_known(token_ids), x, float("nan"))
+        if not isinstance(start, int) or token_ids.shape[1] is None:
+            x = ops.where(ops.expand_dims(places < self.max_length, -1), x, float("nan"))
         return self.sum_dropout(ops.cast(x, self.compute_dtype), training=training)
+
+    def is_known(self, token_ids):
+        """Mark the ids that are in the vocabulary: (B, T) -> bool (B, T, 1)."""
+        known = ops.logical_and(token_ids >= 0, token_ids < self.vocab_size)
+        return ops.expand_dims(known, -1)
+
+    def check_positions(self, token_ids, start):
+        """Raise if a position is known to be beyond the table."""
+        length, first = token_ids.shape[1], concrete_values(start)
+        if not isinstance(length, int) or first is None:
+            return
+        first = max(int(first.max()), 0)
+        if first + length > self.max_length:
+            raise ValueError(
+                f"token_ids must have at most max_length={self.max_length} positions, "
+                f"got {length}{f' from start={first} on' if first else ''}."
+            )
 
     def logits(self, hidden):
         """Score every token by its embedding: (B, T, D) -> float32 (B, T, V)."""
@@ -245,6 +261,7 @@ class PositionalEmbedding(keras.layers.Layer):
         return (*token_ids_shape, self.d_model)
 
     def compute_output_spec(self, token_ids, start=0, training=None):
+        self.check_positions(token_ids, start)
         return keras.KerasTensor((*token_ids.shape, self.d_model), dtype=self.compute_dtype)
 
     def get_config(self):

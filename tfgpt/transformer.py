@@ -7,12 +7,11 @@ S source length, T target length, D model width, V vocabulary. Notebook 05.
 
 import keras
 
-from tfgpt.attention import attention_weights_spec
 from tfgpt.layers import DecoderLayer, EncoderLayer, LayerNorm
-from tfgpt.masks import MaskedLayer, causal_mask, create_masks
+from tfgpt.masks import MaskedLayer, causal_mask, combine_masks, create_masks, left_padding
 from tfgpt.parts import to_float32
 from tfgpt.positional import PositionalEmbedding
-from tfgpt.validation import check_length, check_positive, check_token_ids
+from tfgpt.validation import check_length, check_pad_id, check_positive, check_token_ids
 
 
 class LayerStack(MaskedLayer):
@@ -41,13 +40,14 @@ class LayerStack(MaskedLayer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        check_positive("num_layers", num_layers)
-        self.num_layers = num_layers
-        self.d_model = d_model
-        self.num_heads = num_heads
-        self.dff = dff
-        self.vocab_size = vocab_size
-        self.max_length = max_length
+        # Keras would round float placeholders of ids to half precision.
+        self.autocast = False
+        self.num_layers = check_positive("num_layers", num_layers)
+        self.d_model = check_positive("d_model", d_model)
+        self.num_heads = check_positive("num_heads", num_heads)
+        self.dff = check_positive("dff", dff)
+        self.vocab_size = check_positive("vocab_size", vocab_size)
+        self.max_length = check_positive("max_length", max_length)
         self.dropout = dropout
         self.norm_first = norm_first
         self.activation = keras.activations.get(activation)
@@ -95,13 +95,42 @@ class LayerStack(MaskedLayer):
             return None
         return keras.saving.serialize_keras_object(self.embedding)
 
-    def finish(self, x):
+    def embed(self, token_ids, start=0, training=None):
+        """Embed tokens with their positions: (B, T) -> (B, T, D); see `PositionalEmbedding`."""
+        return self.embedding(token_ids, start=start, training=training)
+
+    def last_norm(self, x):
         """Apply the last norm of a pre-norm stack."""
         return self.final_norm(x) if self.norm_first else x
 
-    def output_spec(self, token_ids):
-        """Describe the output (B, T, D) for a model that is built symbolically."""
-        return keras.KerasTensor((*token_ids.shape, self.d_model), dtype=self.compute_dtype)
+    def weight_names(self, index):
+        """Name the attention weights of one layer, in the order in which it returns them."""
+        return [f"encoder/{index}"]
+
+    def run_layers(self, x, return_attention_weights, *inputs, **arguments):
+        """Pass x (B, T, D) through all layers and the last norm."""
+        weights = {}
+        for index, layer in enumerate(self.layers):
+            x = layer(x, *inputs, return_attention_weights=return_attention_weights, **arguments)
+            if return_attention_weights:
+                x, found = x
+                names = self.weight_names(index)
+                weights.update(zip(names, keras.tree.flatten(found), strict=True))
+        x = self.last_norm(x)
+        return (x, weights) if return_attention_weights else x
+
+    def describe(self, token_ids, return_attention_weights, *inputs, **arguments):
+        """Describe the output for a model that is built symbolically; check what is known."""
+        self.embedding.compute_output_spec(token_ids)
+        x = keras.KerasTensor((*token_ids.shape, self.d_model), dtype=self.compute_dtype)
+        weights = {}
+        for index, layer in enumerate(self.layers):
+            _, found = layer.compute_output_spec(
+                x, *inputs, return_attention_weights=True, **arguments
+            )
+            names = self.weight_names(index)
+            weights.update(zip(names, keras.tree.flatten(found), strict=True))
+        return (x, weights) if return_attention_weights else x
 
     def get_config(self):
         return {
@@ -163,28 +192,21 @@ class Encoder(LayerStack):
 
     layer_class = EncoderLayer
 
-    def call(self, token_ids, mask=None, return_attention_weights=False, training=None):
-        x = self.embedding(token_ids, training=training)  # (B, S) -> (B, S, D)
-        weights = {}
-        for index, layer in enumerate(self.layers):
-            x, weights[f"encoder/{index}"] = layer(
-                x, mask=mask, return_attention_weights=True, training=training
-            )
-        x = self.finish(x)
-        return (x, weights) if return_attention_weights else x
+    def call(self, token_ids, mask=None, return_attention_weights=False, start=0, training=None):
+        x = self.embed(token_ids, start, training)  # (B, S) -> (B, S, D)
+        return self.hidden(x, mask, return_attention_weights, training)
+
+    def hidden(self, x, mask=None, return_attention_weights=False, training=None):
+        """Pass embeddings through the layers: (B, S, D) -> (B, S, D); see the class."""
+        return self.run_layers(x, return_attention_weights, mask=mask, training=training)
 
     def compute_output_shape(self, token_ids_shape):
         return (*token_ids_shape, self.d_model)
 
     def compute_output_spec(
-        self, token_ids, mask=None, return_attention_weights=False, training=None
+        self, token_ids, mask=None, return_attention_weights=False, start=0, training=None
     ):
-        output = self.output_spec(token_ids)
-        weights = {
-            f"encoder/{index}": attention_weights_spec(self.num_heads, token_ids, token_ids)
-            for index in range(self.num_layers)
-        }
-        return (output, weights) if return_attention_weights else output
+        return self.describe(token_ids, return_attention_weights, mask=mask)
 
 
 @keras.saving.register_keras_serializable("tfgpt")
@@ -224,6 +246,10 @@ class Decoder(LayerStack):
     def build(self, token_ids_shape, encoder_output_shape):
         super().build(token_ids_shape, encoder_output_shape)
 
+    def weight_names(self, index):
+        """Name the attention weights of one layer: keys sorted, as a dict is flattened."""
+        return [f"decoder/{index}/cross", f"decoder/{index}/self"]
+
     def call(
         self,
         token_ids,
@@ -231,23 +257,26 @@ class Decoder(LayerStack):
         mask=None,
         cross_mask=None,
         return_attention_weights=False,
+        start=0,
         training=None,
     ):
-        x = self.embedding(token_ids, training=training)  # (B, T) -> (B, T, D)
-        weights = {}
-        for index, layer in enumerate(self.layers):
-            x, layer_weights = layer(
-                x,
-                encoder_output,
-                mask=mask,
-                cross_mask=cross_mask,
-                return_attention_weights=True,
-                training=training,
-            )
-            for kind, array in layer_weights.items():
-                weights[f"decoder/{index}/{kind}"] = array
-        x = self.finish(x)
-        return (x, weights) if return_attention_weights else x
+        x = self.embed(token_ids, start, training)  # (B, T) -> (B, T, D)
+        return self.hidden(x, encoder_output, mask, cross_mask, return_attention_weights, training)
+
+    def hidden(
+        self,
+        x,
+        encoder_output,
+        mask=None,
+        cross_mask=None,
+        return_attention_weights=False,
+        training=None,
+    ):
+        """Pass embeddings through the layers: (B, T, D) -> (B, T, D); see the class."""
+        masks = {"mask": mask, "cross_mask": cross_mask}
+        return self.run_layers(
+            x, return_attention_weights, encoder_output, **masks, training=training
+        )
 
     def make_caches(self, batch_size, length):
         """Make the empty memory of `decode`; see `GPT.make_caches`."""
@@ -267,26 +296,28 @@ class Decoder(LayerStack):
             for layer in self.layers
         )
 
-    def decode(self, token_ids, caches, start, memories, cross_mask):
+    def decode(self, inputs, caches, start, memories, cross_mask, mask=None):
         """Run new tokens only; the result equals the same positions of a full pass.
 
         Args:
-            token_ids: int tensor (B, T), the new tokens.
+            inputs: int tensor (B, T), the new tokens; or their embeddings (B, T, D).
             caches: what `make_caches` or the last `decode` returned, room for C tokens.
             start: int scalar, the position of the first new token; start + T <= C.
             memories: what `make_memories` returned.
             cross_mask: bool tensor, broadcastable to (B, H, T, S).
+            mask: bool tensor, broadcastable to (B, H, T, C), hides more than the future.
 
         Returns:
             output (B, T, D), and the caches with the new tokens.
         """
-        mask = causal_mask(token_ids.shape[1], caches[0][0].shape[2], offset=start)
-        x = self.embedding(token_ids, start=start)  # (B, T) -> (B, T, D)
+        future = causal_mask(inputs.shape[1], caches[0][0].shape[2], offset=start)
+        mask = combine_masks(future, mask)
+        x = inputs if len(inputs.shape) == 3 else self.embed(inputs, start)  # (B, T, D)
         updated = []
         for layer, cache, memory in zip(self.layers, caches, memories, strict=True):
             x, cache = layer.decode(x, cache, start, mask, memory, cross_mask)
             updated.append(cache)
-        return self.finish(x), tuple(updated)
+        return self.last_norm(x), tuple(updated)
 
     def compute_output_shape(self, token_ids_shape, encoder_output_shape):
         return (*token_ids_shape, self.d_model)
@@ -298,14 +329,11 @@ class Decoder(LayerStack):
         mask=None,
         cross_mask=None,
         return_attention_weights=False,
+        start=0,
         training=None,
     ):
-        output, weights = self.output_spec(token_ids), {}
-        for index in range(self.num_layers):
-            for kind, keys in (("self", token_ids), ("cross", encoder_output)):
-                spec = attention_weights_spec(self.num_heads, token_ids, keys)
-                weights[f"decoder/{index}/{kind}"] = spec
-        return (output, weights) if return_attention_weights else output
+        masks = {"mask": mask, "cross_mask": cross_mask}
+        return self.describe(token_ids, return_attention_weights, encoder_output, **masks)
 
 
 @keras.saving.register_keras_serializable("tfgpt")
@@ -375,16 +403,17 @@ class Transformer(keras.Model):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        check_positive("source_vocab_size", source_vocab_size)
-        check_positive("target_vocab_size", target_vocab_size)
+        self.autocast = False
+        self.source_vocab_size = check_positive("source_vocab_size", source_vocab_size)
+        self.target_vocab_size = check_positive("target_vocab_size", target_vocab_size)
         if tie_embeddings and source_vocab_size != target_vocab_size:
             raise ValueError(
                 "tie_embeddings needs one vocabulary, got source_vocab_size="
                 f"{source_vocab_size}, target_vocab_size={target_vocab_size}."
             )
-        self.source_vocab_size = source_vocab_size
-        self.target_vocab_size = target_vocab_size
-        self.pad_id = pad_id
+        self.pad_id = check_pad_id(pad_id, min(self.source_vocab_size, self.target_vocab_size))
+        if pad_id is None:
+            raise ValueError("pad_id must be an integer, got None: a batch of pairs has padding.")
         self.tie_embeddings = tie_embeddings
         self.stack_settings = {
             "num_layers": num_layers,
@@ -424,17 +453,20 @@ class Transformer(keras.Model):
     def call(self, inputs, return_attention_weights=False, training=None):
         source, target = source_and_target(inputs)
         encoder_mask, decoder_mask, cross_mask = create_masks(source, target, self.pad_id)
-        encoder_output, encoder_weights = self.encoder(
-            source, mask=encoder_mask, return_attention_weights=True, training=training
+        asked = {"return_attention_weights": return_attention_weights, "training": training}
+        encoded = self.encoder(
+            source, mask=encoder_mask, start=-left_padding(source, self.pad_id), **asked
         )
-        decoder_output, decoder_weights = self.decoder(
+        encoder_output, encoder_weights = encoded if return_attention_weights else (encoded, {})
+        decoded = self.decoder(
             target,
             encoder_output,
             mask=decoder_mask,
             cross_mask=cross_mask,
-            return_attention_weights=True,
-            training=training,
+            start=-left_padding(target, self.pad_id),
+            **asked,
         )
+        decoder_output, decoder_weights = decoded if return_attention_weights else (decoded, {})
         logits = self.logits(decoder_output)  # (B, T, D) -> (B, T, V)
         return (logits, encoder_weights | decoder_weights) if return_attention_weights else logits
 

@@ -1,7 +1,6 @@
 """Checks of arguments: every message names the argument, the rule and the value."""
 
 import numpy as np
-from keras import backend, ops
 
 
 def check_integer(name, value, minimum):
@@ -12,40 +11,48 @@ def check_integer(name, value, minimum):
         value: the value to check.
         minimum: int, the smallest allowed value.
 
+    Returns:
+        int: a NumPy integer would be no JSON.
+
     Raises:
         ValueError: if `value` is not an integer, is a bool, or is below `minimum`.
     """
     is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if not is_integer or value < minimum:
         raise ValueError(f"{name} must be an integer >= {minimum}, got {value!r}.")
+    return int(value)
 
 
 def check_positive(name, value):
-    """Raise unless `value` is an integer >= 1.
-
-    Args:
-        name: str, the argument's name in the message.
-        value: the value to check.
-
-    Raises:
-        ValueError: if `value` is not an integer, is a bool, or is below 1.
-    """
-    check_integer(name, value, minimum=1)
+    """Return `value` as an int; raise unless it is an integer >= 1."""
+    return check_integer(name, value, minimum=1)
 
 
 def check_rate(name, value):
-    """Raise unless `value` is a number in [0, 1): a dropout or smoothing rate.
-
-    Args:
-        name: str, the argument's name in the message.
-        value: the value to check.
-
-    Raises:
-        ValueError: if `value` is outside [0, 1) or not a number.
-    """
+    """Return `value` as a float; raise unless it is in [0, 1): a dropout or smoothing rate."""
     is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
     if not is_number or not 0 <= value < 1:
         raise ValueError(f"{name} must be in [0, 1), got {value!r}.")
+    return float(value)
+
+
+def check_pad_id(pad_id, vocab_size=None):
+    """Return a padding id as an int, or None for no padding.
+
+    Args:
+        pad_id: int in [0, vocab_size), or None.
+        vocab_size: int, the number of tokens; None: not known.
+
+    Raises:
+        ValueError: if `pad_id` is something else.
+    """
+    if pad_id is None:
+        return None
+    is_integer = isinstance(pad_id, (int, np.integer)) and not isinstance(pad_id, bool)
+    if not is_integer or pad_id < 0 or (vocab_size is not None and pad_id >= vocab_size):
+        limit = "" if vocab_size is None else f" below vocab_size={vocab_size}"
+        raise ValueError(f"pad_id must be an integer >= 0{limit}, or None, got {pad_id!r}.")
+    return int(pad_id)
 
 
 def check_choice(name, value, choices):
@@ -77,7 +84,7 @@ def check_length(name, token_ids, limit_name, limit):
         ValueError: if T > limit.
     """
     length = token_ids.shape[1]
-    if length is not None and length > limit:
+    if isinstance(length, int) and length > limit:
         raise ValueError(f"{name} must have at most {limit_name}={limit} positions, got {length}.")
 
 
@@ -100,7 +107,8 @@ def check_token_ids(name, token_ids, vocab_size):
     """Raise unless `token_ids` are integers in [0, vocab_size).
 
     Without this check an id that is too large reads a wrong row on some devices
-    and no error appears. Inside a traced function only the dtype can be checked.
+    and no error appears. Inside a traced function nothing is known but the dtype, and
+    that may be one that Keras chose for its placeholders: ids without values pass.
 
     Args:
         name: str, the argument's name in the message.
@@ -111,18 +119,21 @@ def check_token_ids(name, token_ids, vocab_size):
         TypeError: if the dtype is not an integer.
         ValueError: if an id is negative or >= vocab_size.
     """
-    # A list or NumPy array has its own dtype; a backend tensor is asked through keras.
-    if isinstance(token_ids, np.ndarray):
-        dtype = str(token_ids.dtype)
-    else:
-        dtype = backend.standardize_dtype(ops.convert_to_tensor(token_ids).dtype)
-    if "int" not in dtype:
-        raise TypeError(f"{name} must be integers, got dtype {dtype}.")
     values = concrete_values(token_ids)
-    if values is None or values.size == 0:
+    if values is None:
+        return
+    if values.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integers, got dtype {values.dtype}.")
+    if values.size == 0:
         return
     for value in (values.min(), values.max()):
         if not 0 <= value < vocab_size:
             raise ValueError(
                 f"{name} must be in [0, vocab_size) = [0, {vocab_size}), got {int(value)}."
             )
+
+
+def copy_initializer(initializer):
+    """Copy an initializer, so that each kernel draws its own numbers, also with a seed."""
+    # An initializer may also be a plain function.
+    return initializer.clone() if hasattr(initializer, "clone") else initializer
