@@ -173,27 +173,13 @@ def write_weights(folder, model, dtype="float32"):
 
 
 def write_tokenizer(folder, tokenizer):
-    """Write tokenizer.json.
-
-    Args:
-        folder: path; made if it does not exist.
-        tokenizer: CharTokenizer or BPETokenizer.
-    """
+    """Write tokenizer.json."""
     with replaced_file(Path(folder) / TOKENIZER) as path:
         tokenizer.save(path)
 
 
 def load_weights(model, path):
-    """Fill a model with the weights of a file.
-
-    Args:
-        model: Keras model that is built.
-        path: Path of a safetensors file.
-
-    Raises:
-        ValueError: if the file is damaged, a name or shape is not that of the model, or a
-            weight is NaN or infinite.
-    """
+    """Fill a model with a safetensors file; raise unless names, shapes and numbers are right."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -220,15 +206,7 @@ def load_weights(model, path):
 
 
 def check_vocabulary(model, tokenizer):
-    """Raise unless a tokenizer has as many tokens as a model, and the same padding.
-
-    Args:
-        model: GPT or Transformer, or a model with vocab_size.
-        tokenizer: CharTokenizer or BPETokenizer.
-
-    Raises:
-        ValueError: if the numbers of tokens or the ids of padding differ.
-    """
+    """Raise unless a tokenizer has as many tokens as a model, and the same padding."""
     if hasattr(model, "source_vocab_size"):
         sizes = {"sources": model.source_vocab_size, "targets": model.target_vocab_size}
     else:
