@@ -219,7 +219,7 @@ class MultiHeadAttention(MaskedLayer):
         self.output_projection = projection(
             "output", self.output_initializer or self.kernel_initializer
         )
-        self.weights_dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
+        self.weights_dropout = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy)
 
     def build(self, query_shape, key_shape=None, value_shape=None):
         key_shape = key_shape or query_shape

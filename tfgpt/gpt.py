@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from tfgpt.layers import DecoderLayer, LayerNorm
-from tfgpt.masks import causal_mask, combine_masks, left_padding, padding_mask
+from tfgpt.masks import causal_mask, combine_masks, left_padding, padding_mask, serialize_policy
 from tfgpt.parts import to_float32
 from tfgpt.positional import PositionalEmbedding
 from tfgpt.validation import (
@@ -18,6 +18,7 @@ from tfgpt.validation import (
     check_pad_id,
     check_positive,
     check_rate,
+    check_rectangular,
     check_token_ids,
 )
 
@@ -180,6 +181,7 @@ class GPT(keras.Model):
     def __call__(self, token_ids, *args, **kwargs):
         # Keras would take a nested list for many arguments.
         token_ids = np.asarray(token_ids) if isinstance(token_ids, list) else token_ids
+        check_rectangular("token_ids", token_ids)
         return super().__call__(token_ids, *args, **kwargs)
 
     def call(self, token_ids, mask=None, return_attention_weights=False, training=None):
@@ -315,6 +317,7 @@ class GPT(keras.Model):
     def get_config(self):
         return {
             **super().get_config(),
+            "dtype": serialize_policy(self),
             "vocab_size": self.vocab_size,
             "context_length": self.context_length,
             "num_layers": self.num_layers,

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from tfgpt.attention import MultiHeadAttention
-from tfgpt.masks import MaskedLayer
+from tfgpt.masks import MaskedLayer, serialize_policy
 from tfgpt.parts import part
 from tfgpt.validation import check_positive, check_rate, copy_initializer
 
@@ -131,15 +131,15 @@ class FeedForward(keras.layers.Layer):
         self.output_initializer = keras.initializers.get(output_initializer)
         self.supports_masking = True
         self.expand = keras.layers.Dense(
-            dff,
+            self.dff,
             use_bias=use_bias,
             kernel_initializer=copy_initializer(self.kernel_initializer),
             dtype=self.dtype_policy,
             name="expand",
         )
-        self.hidden_dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
+        self.hidden_dropout = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy)
         self.contract = keras.layers.Dense(
-            d_model,
+            self.d_model,
             use_bias=use_bias,
             kernel_initializer=copy_initializer(self.output_initializer or self.kernel_initializer),
             dtype=self.dtype_policy,
@@ -161,6 +161,7 @@ class FeedForward(keras.layers.Layer):
     def get_config(self):
         return {
             **super().get_config(),
+            "dtype": serialize_policy(self),
             "d_model": self.d_model,
             "dff": self.dff,
             "activation": keras.activations.serialize(self.activation),
@@ -209,15 +210,15 @@ class ResidualLayer(MaskedLayer):
         self.self_attention = self.make_attention("self_attention", rotary=rotary)
         self.self_attention_norm = self.make_norm("self_attention_norm")
         self.feed_forward = FeedForward(
-            d_model,
-            dff,
+            self.d_model,
+            self.dff,
             activation=self.activation,
-            dropout=dropout,
+            dropout=self.dropout,
             name="feed_forward",
             **self.shared_settings(),
         )
         self.feed_forward_norm = self.make_norm("feed_forward_norm")
-        self.residual_dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
+        self.residual_dropout = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy)
 
     def shared_settings(self):
         """Settings that attention and feed-forward take alike."""

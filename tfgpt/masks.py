@@ -7,6 +7,7 @@ Built step by step in notebook 02.
 """
 
 import inspect
+import re
 
 import keras
 from keras import ops
@@ -253,6 +254,26 @@ def attached_mask(x):
     return getattr(x, "_keras_mask", None)
 
 
+def policy_of(layer):
+    """Return the dtype policy of one layer, where a model has a map of them."""
+    policy = layer.dtype_policy
+    return policy[layer.path] if isinstance(policy, keras.dtype_policies.DTypePolicyMap) else policy
+
+
+def serialize_policy(layer):
+    """Describe the dtype policies of a layer and of all layers inside, for its config.
+
+    A layer inside may have a policy of its own: `quantize` gives it one, or a user.
+    """
+    own, others = policy_of(layer), {}
+    for inner in layer._flatten_layers(include_self=False):
+        if inner.path and policy_of(inner) != own:
+            place = re.escape(inner.path.removeprefix(f"{layer.path}/"))
+            others[f"(.*/)?{re.escape(layer.name)}/{place}"] = policy_of(inner)
+    policy = keras.dtype_policies.DTypePolicyMap(own, others) if others else own
+    return keras.dtype_policies.serialize(policy)
+
+
 class MaskedLayer(keras.layers.Layer):
     """A layer whose attention mask is always explicit.
 
@@ -284,6 +305,9 @@ class MaskedLayer(keras.layers.Layer):
         if mask is not None:
             arguments["mask"] = mask
         return super().__call__(first, **arguments)
+
+    def get_config(self):
+        return {**super().get_config(), "dtype": serialize_policy(self)}
 
     def compute_mask(self, inputs, previous_mask):
         # The padding of the input is the padding of the output; the attention

@@ -21,7 +21,8 @@ def cast_model(model, dtype):
 
     Norm statistics, softmax and the returned logits stay float32. bfloat16 has the
     range of float32 and 8 bits of precision; float16 has 11 bits and no number
-    above 65,504. To train, use a mixed policy in place of this.
+    above 65,504. To train, use a mixed policy in place of this. LoRA's matrices are
+    added to the kernels of the copy.
 
     Args:
         model: GPT or Transformer.
@@ -32,8 +33,8 @@ def cast_model(model, dtype):
 
     Raises:
         TypeError: if the model is no GPT or Transformer.
-        ValueError: if the dtype is unknown, the model has no weights yet, or a weight
-            is too large for the dtype.
+        ValueError: if the dtype is unknown, the model has no weights yet or quantized
+            ones, or a weight is too large for the dtype.
 
     Example:
         >>> model = GPT(10, context_length=4, num_layers=1, d_model=8, num_heads=2)
@@ -45,12 +46,23 @@ def cast_model(model, dtype):
         raise TypeError(f"model must be a GPT or Transformer, got {type(model).__name__}.")
     if not model.built:
         raise ValueError("model must have weights, got one that is not built: call it once.")
+    layers = model._flatten_layers()
+    sources = {weight.path: weight for weight in model.weights}
+    for layer in layers:
+        if layer.quantization_mode:
+            raise ValueError(
+                "model must not be quantized, got one with the policy "
+                f"{layer.quantization_mode!r} in {layer.path}."
+            )
+        if getattr(layer, "lora_enabled", False):
+            sources[f"{layer.path}/kernel"] = layer.kernel  # with LoRA's part
     copy = type(model).from_config({**model.get_config(), "dtype": dtype})
-    for source, target in zip(model.weights, copy.weights, strict=True):
+    for target in copy.weights:
+        source = sources[target.path]
         # A copy also where the dtype stays: JAX would share the memory of both models.
         value = ops.copy(ops.cast(source, dtype))
         if not ops.all(ops.isfinite(value)) and ops.all(ops.isfinite(source)):
-            raise ValueError(f"dtype must hold every weight, got {dtype!r} for {source.path}.")
+            raise ValueError(f"dtype must hold every weight, got {dtype!r} for {target.path}.")
         target.assign(value)
     return copy
 

@@ -8,10 +8,24 @@ S source length, T target length, D model width, V vocabulary. Notebook 05.
 import keras
 
 from tfgpt.layers import DecoderLayer, EncoderLayer, LayerNorm
-from tfgpt.masks import MaskedLayer, causal_mask, combine_masks, create_masks, left_padding
+from tfgpt.masks import (
+    MaskedLayer,
+    causal_mask,
+    combine_masks,
+    create_masks,
+    left_padding,
+    serialize_policy,
+)
 from tfgpt.parts import to_float32
 from tfgpt.positional import PositionalEmbedding
-from tfgpt.validation import check_length, check_pad_id, check_positive, check_token_ids
+from tfgpt.validation import (
+    check_length,
+    check_pad_id,
+    check_positive,
+    check_rate,
+    check_rectangular,
+    check_token_ids,
+)
 
 
 class LayerStack(MaskedLayer):
@@ -48,7 +62,7 @@ class LayerStack(MaskedLayer):
         self.dff = check_positive("dff", dff)
         self.vocab_size = check_positive("vocab_size", vocab_size)
         self.max_length = check_positive("max_length", max_length)
-        self.dropout = dropout
+        self.dropout = check_rate("dropout", dropout)
         self.norm_first = norm_first
         self.activation = keras.activations.get(activation)
         self.positions = positions
@@ -56,26 +70,26 @@ class LayerStack(MaskedLayer):
             embedding = keras.saving.deserialize_keras_object(embedding)
         self.has_own_embedding = embedding is None
         self.embedding = embedding or PositionalEmbedding(
-            vocab_size,
-            d_model,
-            max_length,
+            self.vocab_size,
+            self.d_model,
+            self.max_length,
             positions=positions,
-            dropout=dropout,
+            dropout=self.dropout,
             dtype=self.dtype_policy,
             name="embedding",
         )
         self.layers = [
             self.layer_class(
-                d_model,
-                num_heads,
-                dff,
-                dropout=dropout,
+                self.d_model,
+                self.num_heads,
+                self.dff,
+                dropout=self.dropout,
                 norm_first=norm_first,
                 activation=self.activation,
                 dtype=self.dtype_policy,
                 name=f"layer_{index}",
             )
-            for index in range(num_layers)
+            for index in range(self.num_layers)
         ]
         if norm_first:
             self.final_norm = LayerNorm(epsilon=1e-6, dtype=self.dtype_policy, name="final_norm")
@@ -416,30 +430,31 @@ class Transformer(keras.Model):
             raise ValueError("pad_id must be an integer, got None: a batch of pairs has padding.")
         self.tie_embeddings = tie_embeddings
         self.stack_settings = {
-            "num_layers": num_layers,
-            "d_model": d_model,
-            "num_heads": num_heads,
-            "dff": dff,
-            "max_length": max_length,
-            "dropout": dropout,
+            "num_layers": check_positive("num_layers", num_layers),
+            "d_model": check_positive("d_model", d_model),
+            "num_heads": check_positive("num_heads", num_heads),
+            "dff": check_positive("dff", dff),
+            "max_length": check_positive("max_length", max_length),
+            "dropout": check_rate("dropout", dropout),
             "norm_first": norm_first,
             "activation": activation,
             "positions": positions,
         }
         settings = {**self.stack_settings, "dtype": self.dtype_policy}
-        self.encoder = Encoder(vocab_size=source_vocab_size, name="encoder", **settings)
+        self.encoder = Encoder(vocab_size=self.source_vocab_size, name="encoder", **settings)
         self.decoder = Decoder(
-            vocab_size=target_vocab_size,
+            vocab_size=self.target_vocab_size,
             embedding=self.encoder.embedding if tie_embeddings else None,
             name="decoder",
             **settings,
         )
         if not tie_embeddings:
             self.output_projection = keras.layers.Dense(
-                target_vocab_size, dtype=self.dtype_policy, name="output"
+                self.target_vocab_size, dtype=self.dtype_policy, name="output"
             )
         # Every shape is known: optimizers, summaries and weight files need no first call.
-        self.build({"source": (None, max_length), "target": (None, max_length)})
+        shape = (None, self.stack_settings["max_length"])
+        self.build({"source": shape, "target": shape})
 
     def build(self, shapes=None):
         if self.built:
@@ -449,6 +464,11 @@ class Transformer(keras.Model):
         self.decoder.build(shapes["target"], hidden_shape)
         if not self.tie_embeddings:
             self.output_projection.build(hidden_shape)
+
+    def __call__(self, inputs, *args, **kwargs):
+        for name, token_ids in zip(("source", "target"), source_and_target(inputs), strict=True):
+            check_rectangular(name, token_ids)
+        return super().__call__(inputs, *args, **kwargs)
 
     def call(self, inputs, return_attention_weights=False, training=None):
         source, target = source_and_target(inputs)
@@ -502,6 +522,7 @@ class Transformer(keras.Model):
         activation = keras.activations.get(self.stack_settings["activation"])
         return {
             **super().get_config(),
+            "dtype": serialize_policy(self),
             **self.stack_settings,
             "activation": keras.activations.serialize(activation),
             "source_vocab_size": self.source_vocab_size,

@@ -88,6 +88,15 @@ def check_length(name, token_ids, limit_name, limit):
         raise ValueError(f"{name} must have at most {limit_name}={limit} positions, got {length}.")
 
 
+def check_rectangular(name, token_ids):
+    """Raise if the rows are a ragged tensor of TensorFlow's: Keras would fill them with 0."""
+    if hasattr(token_ids, "row_splits"):
+        raise ValueError(
+            f"{name} must have one length for all rows, got a ragged tensor: write "
+            f"{name}.to_tensor(pad_id) and give the model that pad_id."
+        )
+
+
 def concrete_values(x):
     """Return `x` as a NumPy array, or None while a graph is being traced.
 
