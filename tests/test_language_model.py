@@ -9,6 +9,7 @@ from layer_check import randomize
 
 from tfgpt import GPT, BeamSearch, BPETokenizer, CharTokenizer, LanguageModel
 from tfgpt.bundle import CONFIG, TOKENIZER
+from tfgpt.tasks.language_model import until_string
 
 CONTEXT = 8
 LONG = "明月 a月b光a 月明光ab 明明a月b"
@@ -54,6 +55,53 @@ def test_the_text_ends_before_the_stop_token(char, settings):
     assert stop not in ended[1:]
     if "seed" in settings:
         assert ended == whole[: whole.index(stop, 1)]
+
+
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+def test_the_text_ends_before_the_first_stop_string(request, kind):
+    language_model = request.getfixturevalue(kind)
+    whole = language_model.generate("明月", 5, seed=1)
+    new = whole[2:]
+    for stops in (new[2], new[1:3], [new[2:4], new[3]], ["明月", new[1:4]], new[-1], ["zz"]):
+        expected = new
+        for stop in [stops] if isinstance(stops, str) else stops:
+            expected = expected.partition(stop)[0]
+        text = language_model.generate("明月", 5, seed=1, stop_strings=stops)
+        assert text == "明月" + expected  # a stop string in the prompt is text
+        pieces = language_model.stream("明月", 5, seed=1, stop_strings=stops)
+        assert "".join(pieces) == expected
+
+
+def test_what_may_become_a_stop_string_is_held_back():
+    pieces = ["a", "b", "cab", "d", "ca"]
+    assert list(until_string(pieces, ["cad", "bd"])) == ["a", "bca"]
+    assert list(until_string(pieces, ["cae"])) == ["a", "b", "cab", "d", "ca"]
+    assert list(until_string(pieces, [])) == pieces
+    assert list(until_string(["x", "y"], ["x"])) == []
+
+
+@pytest.mark.parametrize("stops", ["", [""], [3], ["a", ""]])
+def test_stop_strings_without_a_character_are_refused(char, stops):
+    with pytest.raises(ValueError, match="stop_strings must be str, none of them empty, got"):
+        char.generate("a", 2, stop_strings=stops)
+    with pytest.raises(ValueError, match="stop_strings must be"):
+        char.stream("a", 2, stop_strings=stops)
+
+
+def test_several_samples_of_a_text_differ_and_follow_the_seed(char):
+    samples = char.generate(["明", "ab"], 6, num_samples=3, seed=0)
+    assert [len(row) for row in samples] == [3, 3]
+    assert all(
+        text.startswith(prompt)
+        for prompt, row in zip(["明", "ab"], samples, strict=True)
+        for text in row
+    )
+    assert all(len(set(row)) == 3 for row in samples)
+    assert samples == char.generate(["明", "ab"], 6, num_samples=3, seed=0)
+    assert len(char.generate("明", 6, num_samples=2)) == 2
+    assert char.generate([], 6, num_samples=2) == []
+    with pytest.raises(ValueError, match="num_samples must be an integer >= 1, got 0"):
+        char.generate("明", 6, num_samples=0)
 
 
 def test_a_stop_token_in_the_prompt_is_text(char):

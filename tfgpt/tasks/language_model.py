@@ -12,6 +12,7 @@ from keras import ops
 from tfgpt.bundle import TOKENIZER, check_vocabulary, checked_path, load_bundle, save_bundle
 from tfgpt.generation import generate, stream
 from tfgpt.losses import bits_per_byte
+from tfgpt.validation import check_positive
 
 # Logits that are held at once: 256 MB of float32.
 MOST_LOGITS = 2**26
@@ -66,18 +67,21 @@ class LanguageModel:
         self.model = model
         self.tokenizer = tokenizer
 
-    def generate(self, texts, max_new_tokens, **settings):
+    def generate(self, texts, max_new_tokens, *, num_samples=1, stop_strings=None, **settings):
         """Continue one text or many.
 
         Args:
             texts: str, or list of str, each of at least one token.
             max_new_tokens: int >= 1.
+            num_samples: int >= 1, how many times each text is continued.
+            stop_strings: str, or list of str: a text ends before the first that the model
+                writes. All tokens are made first; `stream` stops there.
             **settings: further arguments of `tfgpt.generate`. stop_token is by default
                 the end token of the tokenizer, if it has one.
 
         Returns:
             str for a str, list of str for a list: each text with its continuation, without
-            the stop token.
+            the stop token. With num_samples > 1 a list of so many str in place of each str.
 
         Raises:
             TypeError: if a text is no str.
@@ -85,24 +89,35 @@ class LanguageModel:
                 outside its range.
         """
         if isinstance(texts, str):
-            return self.generate([texts], max_new_tokens, **settings)[0]
-        prompts = self.encode(texts)
+            options = {"num_samples": num_samples, "stop_strings": stop_strings}
+            return self.generate([texts], max_new_tokens, **options, **settings)[0]
+        check_positive("num_samples", num_samples)
+        stop_strings = check_stop_strings(stop_strings)
+        texts = list(texts)
+        prompts = [ids for ids in self.encode(texts) for _ in range(num_samples)]
         if not prompts:
             return []
         settings = self.with_stop_token(settings)
         rows = generate(self.model, prompts, max_new_tokens, **settings)
         stops = np.atleast_1d([] if settings["stop_token"] is None else settings["stop_token"])
-        return [
+        whole = [
             self.tokenizer.decode(until_stop(row, len(prompt), stops))
             for prompt, row in zip(prompts, rows, strict=True)
         ]
+        given = [text for text in texts for _ in range(num_samples)]
+        continued = [
+            text + "".join(until_string([result[len(text) :]], stop_strings))
+            for text, result in zip(given, whole, strict=True)
+        ]
+        return continued if num_samples == 1 else list(batches(continued, num_samples))
 
-    def stream(self, text, max_new_tokens, **settings):
+    def stream(self, text, max_new_tokens, *, stop_strings=None, **settings):
         """Continue a text, piece by piece; see `tfgpt.stream`.
 
         Args:
             text: str of at least one token.
             max_new_tokens: int >= 1.
+            stop_strings: as for `generate`; what may become one is held back.
             **settings: as for `generate`.
 
         Returns:
@@ -112,8 +127,10 @@ class LanguageModel:
             as `generate`.
         """
         self.encode([text])
+        stop_strings = check_stop_strings(stop_strings)
         settings = self.with_stop_token(settings)
-        return stream(self.model, self.tokenizer, text, max_new_tokens, **settings)
+        pieces = stream(self.model, self.tokenizer, text, max_new_tokens, **settings)
+        return until_string(pieces, stop_strings)
 
     def score(self, texts):
         """Measure how probable the model finds a text.
@@ -232,6 +249,34 @@ def until_stop(token_ids, start, stops):
     """Cut a row at the first stop token from `start` on."""
     (found,) = np.isin(token_ids[start:], stops).nonzero()
     return token_ids[: start + found[0]] if len(found) else token_ids
+
+
+def check_stop_strings(stop_strings):
+    """Return stop strings as a list; raise unless each has a character."""
+    if stop_strings is None:
+        return []
+    stop_strings = [stop_strings] if isinstance(stop_strings, str) else list(stop_strings)
+    if not all(isinstance(stop, str) and stop for stop in stop_strings):
+        raise ValueError(f"stop_strings must be str, none of them empty, got {stop_strings!r}.")
+    return stop_strings
+
+
+def until_string(pieces, stop_strings):
+    """Yield pieces up to the first stop string; hold back what may be the start of one."""
+    held = ""
+    for piece in pieces:
+        held += piece
+        found = [held.find(stop) for stop in stop_strings if stop in held]
+        if found:
+            held = held[: min(found)]
+            break
+        starts = {stop[:size] for stop in stop_strings for size in range(1, len(stop))}
+        kept = max((len(start) for start in starts if held.endswith(start)), default=0)
+        if len(held) > kept:
+            yield held[: len(held) - kept]
+            held = held[len(held) - kept :]
+    if held:
+        yield held
 
 
 def batches(items, size):
