@@ -1,6 +1,10 @@
 """Loss and accuracy over real tokens, perplexity and bits per byte."""
 
+import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -8,7 +12,15 @@ import pytest
 import reference
 from layer_check import IS_TENSORFLOW, assert_close, compiled, gradient, to_numpy
 
-from tfgpt.losses import bits_per_byte, masked_accuracy, masked_loss, perplexity
+from tfgpt.losses import (
+    MaskedAccuracy,
+    MaskedLoss,
+    Perplexity,
+    bits_per_byte,
+    masked_accuracy,
+    masked_loss,
+    perplexity,
+)
 
 VOCAB = 7
 TARGETS = np.array([[3, 4, 0, 0], [1, 2, 6, 0]], "int32")
@@ -224,3 +236,136 @@ def test_counts_below_1_are_refused():
         bits_per_byte(1.0, 0, 5)
     with pytest.raises(ValueError, match="num_bytes must be >= 1, got -2"):
         bits_per_byte(1.0, 5, -2)
+
+
+# Ignored means not read
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_does_not_count_is_not_read(logits, bad, label_smoothing):
+    """Neither the loss nor a gradient of it, nor the accuracy."""
+    broken = logits.copy()
+    broken[:, 3] = bad
+    options = {"label_smoothing": label_smoothing}
+    expected = masked_loss(TARGETS, logits, **options)
+    assert_close(masked_loss(TARGETS, broken, **options), expected, 0)
+    assert_close(masked_accuracy(TARGETS, broken), masked_accuracy(TARGETS, logits), 0)
+    slopes = [gradient(lambda x: masked_loss(TARGETS, x, **options), x) for x in (logits, broken)]
+    np.testing.assert_array_equal(*slopes)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_a_class_that_cannot_be_has_no_part_in_the_loss(logits, label_smoothing):
+    """With -inf for class 0 the loss is that of the other classes."""
+    masked = logits.copy()
+    masked[..., 0] = -np.inf
+    loss = masked_loss(TARGETS, masked, label_smoothing=label_smoothing)
+    targets = np.where(TARGETS > 0, TARGETS - 1, -100)
+    fewer = masked_loss(targets, logits[..., 1:], -100, label_smoothing)
+    assert_close(loss, fewer, 1e-6)
+    slope = gradient(lambda x: masked_loss(TARGETS, x, label_smoothing=label_smoothing), masked)
+    assert np.isfinite(slope).all() and (slope[..., 0] == 0).all()
+
+
+# Objects for compile and fit
+
+
+def table_model(logits):
+    """Make a model whose logits for id i are row i of a table."""
+    rows = logits.reshape(-1, VOCAB)
+    table = keras.layers.Embedding(len(rows), VOCAB)
+    model = keras.Sequential([keras.Input((None,), dtype="int32"), table])
+    table.set_weights([rows])
+    return model, np.arange(len(rows), dtype="int32").reshape(logits.shape[:2])
+
+
+def test_evaluate_counts_each_real_token_once(rng):
+    """Five sequences in batches of 2, 2 and 1, with padding of every length."""
+    logits = rng.normal(size=(5, 4, VOCAB)).astype("float32")
+    targets = np.array([[1, 2, 3, 4], [5, 0, 0, 0], [1, 1, 0, 0], [2, 3, 4, 0], [6, 5, 0, 0]])
+    model, ids = table_model(logits)
+    model.compile(loss=MaskedLoss(), metrics=[MaskedAccuracy(), Perplexity()])
+    found = model.evaluate(ids, targets, batch_size=2, verbose=0, return_dict=True)
+    expected = reference.masked_loss(targets, logits.astype("float64"))
+    assert found["perplexity"] == pytest.approx(math.exp(expected), rel=1e-5)
+    assert found["masked_accuracy"] == pytest.approx(reference.masked_accuracy(targets, logits))
+    whole = model.evaluate(ids, targets, batch_size=5, verbose=0, return_dict=True)
+    assert whole["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_sample_weights_weigh_samples(logits):
+    """The loss is multiplied, as in Keras; a metric is an average with these weights."""
+    losses = [float(masked_loss(TARGETS[i : i + 1], logits[i : i + 1])) for i in (0, 1)]
+    loss = MaskedLoss()(TARGETS, logits, sample_weight=np.array([3.0, 1.0]))
+    assert float(loss) == pytest.approx((3 * 2 * losses[0] + 3 * losses[1]) / 5, rel=1e-5)
+    metric = Perplexity()
+    metric.update_state(TARGETS, logits, sample_weight=np.array([3.0, 1.0]))
+    mean = (3 * 2 * losses[0] + 3 * losses[1]) / (3 * 2 + 3)
+    assert float(metric.result()) == pytest.approx(math.exp(mean), rel=1e-5)
+
+
+def test_an_attached_mask_of_keras_changes_nothing(logits):
+    """Targets say what counts; a second mask would count some of it twice."""
+    if not IS_TENSORFLOW:
+        pytest.skip("attaches a mask to an eager tensor")
+    tensor = keras.ops.convert_to_tensor(logits)
+    tensor._keras_mask = np.array([[True, False, True, True]] * 2)
+    assert_close(MaskedLoss()(TARGETS, tensor), masked_loss(TARGETS, logits), 1e-6)
+
+
+def test_losses_and_metrics_are_saved_with_their_settings():
+    for thing in (MaskedLoss(3, 0.1), MaskedAccuracy(None), Perplexity(-100)):
+        twin = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(thing))
+        assert type(twin) is type(thing) and twin.get_config() == thing.get_config()
+
+
+@pytest.mark.parametrize("cls", [MaskedLoss, MaskedAccuracy, Perplexity])
+def test_a_wrong_pad_id_is_refused(cls):
+    for pad_id in (-5, "x", 1.5, True):
+        with pytest.raises(ValueError, match="pad_id must be an integer >= 0, -100 or None"):
+            cls(pad_id=pad_id)
+
+
+TWO_REPLICAS = """
+import json
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+import contextlib
+import keras
+import numpy as np
+import tfgpt
+
+def learn(strategy):
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        keras.utils.set_random_seed(0)
+        model = tfgpt.GPT(11, 8, 1, 16, 2, pad_id=0)
+        metrics = [tfgpt.MaskedAccuracy(), tfgpt.Perplexity()]
+        model.compile(keras.optimizers.SGD(0.5), loss=tfgpt.MaskedLoss(), metrics=metrics)
+    ids = np.random.default_rng(0).integers(1, 11, (8, 9))
+    ids[5:, 3:] = ids[7, 1:] = 0  # most real tokens are in the first half
+    data = ids[:, :-1], ids[:, 1:]
+    options = {"batch_size": 8, "verbose": 0}
+    history = model.fit(*data, epochs=3, shuffle=False, **options).history
+    weights = np.concatenate([np.ravel(weight) for weight in model.get_weights()])
+    found = [*history["loss"], *history["perplexity"], *model.evaluate(*data, **options)]
+    return [float(x) for x in found], weights
+
+one, two = learn(None), learn(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+print(json.dumps([one[0], two[0], float(abs(one[1] - two[1]).max())]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.requires_tensorflow
+def test_two_replicas_learn_what_one_device_learns():
+    """Same losses, metrics and weights, though one replica has most of the real tokens."""
+    folder = Path(__file__).resolve().parents[1]
+    process = subprocess.run(
+        [sys.executable, "-c", TWO_REPLICAS], capture_output=True, text=True, cwd=folder
+    )
+    assert process.returncode == 0, process.stderr
+    one, two, difference = json.loads(process.stdout.splitlines()[-1])
+    np.testing.assert_allclose(two, one, rtol=1e-5)
+    assert difference < 1e-6

@@ -33,7 +33,15 @@ from tfgpt.generation import (
 )
 from tfgpt.gpt import GPT
 from tfgpt.layers import DecoderLayer, EncoderLayer, FeedForward
-from tfgpt.losses import bits_per_byte, masked_accuracy, masked_loss, perplexity
+from tfgpt.losses import (
+    MaskedAccuracy,
+    MaskedLoss,
+    Perplexity,
+    bits_per_byte,
+    masked_accuracy,
+    masked_loss,
+    perplexity,
+)
 from tfgpt.masks import causal_mask, combine_masks, create_masks, padding_mask
 from tfgpt.positional import PositionalEmbedding, apply_rotary, get_angles, positional_encoding
 from tfgpt.precision import cast_model, compare_predictions
@@ -82,7 +90,10 @@ __all__ = [
     "FeedForward",
     "GPT",
     "LanguageModel",
+    "MaskedAccuracy",
+    "MaskedLoss",
     "MultiHeadAttention",
+    "Perplexity",
     "PositionalEmbedding",
     "Transformer",
     "Translator",

@@ -1,7 +1,12 @@
 """Loss and accuracy over real tokens only, and what a loss means.
 
 Everything is computed in float32. Padding never counts: extra padding changes
-neither loss nor accuracy. `pad_id=None` says that there is no padding.
+neither loss nor accuracy. `pad_id=None` says that there is no padding; -100, which other
+libraries use, is no token of any vocabulary.
+
+`masked_loss` and `masked_accuracy` give one number for one batch: for a loop of your own.
+`MaskedLoss`, `MaskedAccuracy` and `Perplexity` are for `compile` and `fit`: they weigh
+samples, and count each real token once over all batches and replicas.
 """
 
 import math
@@ -11,7 +16,9 @@ import numpy as np
 from keras import ops
 
 from tfgpt.parts import part, to_float32
-from tfgpt.validation import check_rate, check_token_ids, concrete_values
+from tfgpt.validation import check_pad_id, check_rate, check_token_ids, concrete_values
+
+NO_TOKEN = (-100,)  # ids that stand for "does not count" and are never tokens
 
 
 def real_tokens(targets, pad_id):
@@ -23,7 +30,7 @@ def real_tokens(targets, pad_id):
 
 def mean_over_real(values, weights):
     """Average `values` where `weights` is 1; 0 if it is 1 nowhere."""
-    return ops.sum(values * weights) / ops.maximum(ops.sum(weights), 1.0)
+    return ops.sum(ops.where(weights > 0, values, 0.0)) / ops.maximum(ops.sum(weights), 1.0)
 
 
 def check_shapes(targets, logits):
@@ -64,7 +71,14 @@ def masked_loss(targets, logits, pad_id=0, label_smoothing=0.0):
 
     Source: "Attention Is All You Need", section 5.4 (label smoothing); notebook 06.
     """
+    losses, weights = weighted_losses(targets, logits, pad_id, label_smoothing)
+    return mean_over_real(losses, weights)
+
+
+def weighted_losses(targets, logits, pad_id, label_smoothing):
+    """Compute the loss of each target, and what counts: float32 (B, T) each."""
     check_rate("label_smoothing", label_smoothing)
+    check_pad_id(pad_id, ignored=NO_TOKEN)
     # Keras hands float targets to a loss function in `fit`.
     targets = ops.cast(targets, "int32")
     logits = to_float32(logits)
@@ -73,7 +87,7 @@ def masked_loss(targets, logits, pad_id=0, label_smoothing=0.0):
     # A padding id need not be a row of the logits.
     targets = ops.where(weights > 0, targets, 0)
     check_token_ids("targets", targets, logits.shape[-1])
-    return mean_over_real(token_losses(targets, logits, weights, label_smoothing), weights)
+    return token_losses(targets, logits, weights, label_smoothing), weights
 
 
 @part
@@ -123,11 +137,165 @@ def masked_accuracy(targets, logits, pad_id=0):
         >>> float(masked_accuracy(np.array([[1, 1, 0]]), logits))
         0.5
     """
+    return mean_over_real(*weighted_hits(targets, logits, pad_id))
+
+
+def weighted_hits(targets, logits, pad_id):
+    """Say which targets have the largest logit, and what counts: float32 (B, T) each."""
+    check_pad_id(pad_id, ignored=NO_TOKEN)
     targets = ops.cast(targets, "int32")
     logits = ops.convert_to_tensor(logits)
     check_shapes(targets, logits)
     correct = ops.cast(ops.argmax(logits, axis=-1), "int32") == targets
-    return mean_over_real(ops.cast(correct, "float32"), real_tokens(targets, pad_id))
+    return ops.cast(correct, "float32"), real_tokens(targets, pad_id)
+
+
+def sum_over_replicas(number):
+    """Add up a number of all replicas of a tf.distribute strategy; without one, keep it."""
+    if keras.backend.backend() != "tensorflow":
+        return number
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return number
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, number)
+
+
+def with_sample_weight(weights, sample_weight):
+    """Multiply weights (B, T) by those of samples (B,), (B, 1) or tokens (B, T), or None."""
+    if sample_weight is None:
+        return weights
+    sample_weight = ops.cast(sample_weight, "float32")
+    if len(sample_weight.shape) == 1:
+        sample_weight = ops.expand_dims(sample_weight, -1)
+    return weights * sample_weight
+
+
+@keras.saving.register_keras_serializable("tfgpt")
+class MaskedLoss(keras.losses.Loss):
+    """The mean cross-entropy of the targets that are not padding, for `compile`.
+
+    Of each batch it is what `masked_loss` computes. Under a tf.distribute strategy the
+    replicas share one mean over the real tokens of the global batch. A sample weight
+    multiplies the losses of its sample, as in Keras's own losses. `fit` and `evaluate`
+    show an average over batches as "loss"; for one over all tokens add `Perplexity`.
+
+    Call: loss(targets, logits, sample_weight=None) -> float32 scalar.
+
+    Args:
+        pad_id: int or None, the target id that does not count.
+        label_smoothing: float in [0, 1).
+
+    Raises:
+        ValueError: if an argument is outside its range; when called, as `masked_loss`.
+
+    Example:
+        >>> loss = MaskedLoss()
+        >>> round(float(loss(np.array([[1, 0]]), np.zeros((1, 2, 4)))), 4)  # ln 4
+        1.3863
+    """
+
+    def __init__(self, pad_id=0, label_smoothing=0.0, name="masked_loss", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.pad_id = check_pad_id(pad_id, ignored=NO_TOKEN)
+        self.label_smoothing = check_rate("label_smoothing", label_smoothing)
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        # Keras would divide by the number of all tokens, and use its own mask once more.
+        losses, real = weighted_losses(y_true, y_pred, self.pad_id, self.label_smoothing)
+        tokens = sum_over_replicas(ops.sum(real))
+        total = ops.sum(losses * with_sample_weight(real, sample_weight))
+        return total / ops.maximum(tokens, 1.0)
+
+    def call(self, y_true, y_pred):
+        """Compute the loss of each target: float32 (B, T), 0 for padding."""
+        return weighted_losses(y_true, y_pred, self.pad_id, self.label_smoothing)[0]
+
+    def get_config(self):
+        return {
+            "name": self.name,
+            "pad_id": self.pad_id,
+            "label_smoothing": self.label_smoothing,
+        }
+
+
+class TokenMean(keras.metrics.Metric):
+    """What the metrics share: a weighted mean over the real tokens of all batches."""
+
+    def __init__(self, pad_id=0, name=None, **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.pad_id = check_pad_id(pad_id, ignored=NO_TOKEN)
+        self.total = self.add_variable((), "zeros", name="total")
+        self.weight = self.add_variable((), "zeros", name="weight")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """Add one batch: targets (B, T), logits (B, T, V), weights (B,) or (B, T)."""
+        values, real = self.measure(y_true, y_pred)
+        weights = with_sample_weight(real, sample_weight)
+        self.total.assign_add(ops.sum(values * weights))
+        self.weight.assign_add(ops.sum(weights))
+
+    def result(self):
+        """Return the mean so far; 0 without a token."""
+        return ops.divide_no_nan(self.total, self.weight)
+
+    def get_config(self):
+        return {**super().get_config(), "pad_id": self.pad_id}
+
+
+@keras.saving.register_keras_serializable("tfgpt")
+class MaskedAccuracy(TokenMean):
+    """The share of real targets whose token has the largest logit, over all batches.
+
+    Args:
+        pad_id: int or None, the target id that does not count.
+
+    Raises:
+        ValueError: if pad_id is outside its range.
+
+    Example:
+        >>> metric = MaskedAccuracy()
+        >>> metric.update_state(np.array([[1, 1, 0]]), np.eye(3)[None, [1, 0, 0]])
+        >>> float(metric.result())
+        0.5
+    """
+
+    def __init__(self, pad_id=0, name="masked_accuracy", **kwargs):
+        super().__init__(pad_id, name, **kwargs)
+
+    def measure(self, y_true, y_pred):
+        """Return 1 for a hit, and what counts: float32 (B, T) each."""
+        return weighted_hits(y_true, y_pred, self.pad_id)
+
+
+@keras.saving.register_keras_serializable("tfgpt")
+class Perplexity(TokenMean):
+    """e to the mean cross-entropy of the real targets of all batches.
+
+    Args:
+        pad_id: int or None, the target id that does not count.
+
+    Raises:
+        ValueError: if pad_id is outside its range.
+
+    Example:
+        >>> metric = Perplexity()
+        >>> metric.update_state(np.array([[1, 0]]), np.zeros((1, 2, 4)))
+        >>> round(float(metric.result()), 4)
+        4.0
+    """
+
+    def __init__(self, pad_id=0, name="perplexity", **kwargs):
+        super().__init__(pad_id, name, **kwargs)
+
+    def measure(self, y_true, y_pred):
+        """Return the losses, and what counts: float32 (B, T) each."""
+        return weighted_losses(y_true, y_pred, self.pad_id, 0.0)
+
+    def result(self):
+        """Return the perplexity so far; 1 without a token."""
+        return ops.exp(super().result())
 
 
 def perplexity(loss):

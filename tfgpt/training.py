@@ -5,40 +5,33 @@ tf.function. TensorFlow only; on other backends use `model.fit`. Notebook 06.
 """
 
 import itertools
-from contextlib import nullcontext
 
 import keras
 from keras import ops
 
 from tfgpt.fused import REPLACEMENTS
-from tfgpt.losses import masked_accuracy, masked_loss, real_tokens
+from tfgpt.losses import NO_TOKEN, masked_accuracy, masked_loss, real_tokens
 from tfgpt.machine.devices import xla_works
 from tfgpt.parts import replaced
 from tfgpt.runs import Log, Run, delayed_interrupt
 from tfgpt.schedules import WarmupLinearDecay
-from tfgpt.validation import check_choice, check_integer, check_positive, check_token_ids
+from tfgpt.validation import (
+    check_choice,
+    check_integer,
+    check_pad_id,
+    check_positive,
+    check_token_ids,
+)
 
-
-def set_seed(seed):
-    """Seed Python, NumPy and the backend: two seeded CPU runs are identical.
-
-    Call it before layers are made: their initial values are drawn then.
-
-    Args:
-        seed: int >= 0.
-
-    Raises:
-        ValueError: if seed is not an integer >= 0.
-    """
-    check_integer("seed", seed, minimum=0)
-    keras.utils.set_random_seed(int(seed))
+# Batch shapes that a step in parts compiles; each takes most of a second.
+MOST_SHAPES = 8
 
 
 def make_train_step(
     model,
     optimizer,
     *,
-    pad_id=0,
+    pad_id="auto",
     label_smoothing=0.0,
     clip_norm=1.0,
     jit_compile="parts",
@@ -47,8 +40,10 @@ def make_train_step(
 ):
     """Make the function that learns from one batch.
 
-    Model and optimizer are built first, so the function is traced once for each
-    batch shape. Batches hold (inputs, targets) with targets already shifted, see
+    It does for model and optimizer what Keras's `fit` does: losses that layers add
+    (regularizers, `add_loss`), constraints, frozen layers, the optimizer's own clipping
+    and moving averages. Model and optimizer are built first, so the function is traced
+    once for each batch shape. Batches hold (inputs, targets) with targets already shifted, see
     `tfgpt.data.shift`: for a GPT `shift(ids)`; for an encoder-decoder
     target_inputs, targets = shift(target_ids), and the batch is
     ({"source": source_ids, "target": target_inputs}, targets).
@@ -56,31 +51,34 @@ def make_train_step(
     Args:
         model: built Keras model; inputs -> logits (B, T, V).
         optimizer: Keras optimizer, or its name.
-        pad_id: int or None, the target id that does not count. If id 0 is a real
-            token of yours, pass None.
+        pad_id: int or None, the target id that does not count; "auto": the model's
+            pad_id, or 0 if it has none. If id 0 is a real token of yours, pass None.
         label_smoothing: float in [0, 1).
         clip_norm: float > 0, the largest global gradient norm; None: no limit.
         jit_compile: what XLA compiles. "parts": the element-wise parts and the update;
-            the fastest on a CPU with mixed_precision="bfloat16", and for wide models.
+            the fastest on a CPU with mixed_precision="bfloat16", and for wide models; from
+            the ninth batch shape on, nothing, since each shape is compiled anew.
             True: the whole step; fast for small models in float32, but each batch
             shape takes seconds to compile. False: nothing. Where XLA fails, a warning
             says so and nothing is compiled.
         mixed_precision: None: keep the model's dtype policy; "bfloat16" or
-            "float16": compute in it, with float32 weights, from now on. float16
-            wraps the optimizer in a LossScaleOptimizer.
-        accumulate: int >= 1, in how many parts a batch runs, one after the other. The
-            result is that of the whole batch, in less memory. A divisor of B.
+            "float16": compute in it, with float32 weights, from now on; quantized
+            layers stay as they are. float16 wraps the optimizer in a LossScaleOptimizer.
+        accumulate: int >= 1, in how many parts a batch runs, one after the other, or in
+            a few more if that does not divide its size. The result is that of the whole
+            batch, in less memory.
 
     Returns:
-        step((inputs, targets)) -> dict of scalars: "loss" (nats per token),
-        "accuracy" (0 to 1), "gradient_norm" (before clipping), "tokens" (real
-        targets). `step.optimizer` is the optimizer in use,
+        step((inputs, targets)) -> dict of scalars: "loss" (nats per token, plus the
+        losses that layers add), "accuracy" (0 to 1), "gradient_norm" (before clipping),
+        "tokens" (real targets). `step.optimizer` is the optimizer in use,
         `step.experimental_get_tracing_count()` the number of traces.
 
     Raises:
-        ValueError: if an argument is outside its range or the model is not built;
-            from the step: if an id is outside the vocabulary.
-        RuntimeError: if the Keras backend is not TensorFlow.
+        ValueError: if an argument is outside its range, pad_id is not the model's, or
+            the model is not built; from the step: if an id is outside the vocabulary.
+        RuntimeError: if the Keras backend is not TensorFlow, or the model belongs to a
+            tf.distribute strategy.
 
     Example:
         >>> import numpy as np
@@ -98,19 +96,19 @@ def make_train_step(
     check_backend("make_train_step")
     check_choice("jit_compile", jit_compile, (False, True, "parts"))
     jit_compile = jit_compile if jit_compile and xla_works() else False
-    check_positive("accumulate", accumulate)
-    optimizer = keras.optimizers.get(optimizer)
-    optimizer = prepare(model, optimizer, mixed_precision)
+    accumulate = check_positive("accumulate", accumulate)
     if clip_norm is not None and not clip_norm > 0:
         raise ValueError(f"clip_norm must be > 0 or None, got {clip_norm!r}.")
+    pad_id = resolve_pad_id(model, pad_id)
+    optimizer = prepare(model, keras.optimizers.get(optimizer), mixed_precision)
     variables = model.trainable_variables
-    in_parts = jit_compile == "parts"
 
     def measure(inputs, targets, share):
         """Return loss and accuracy times `share`, and the gradients of that loss."""
-        with tf.GradientTape() as tape, replaced(REPLACEMENTS) if in_parts else nullcontext():
+        with tf.GradientTape() as tape:
             logits = model(inputs, training=True)
-            loss = share * masked_loss(targets, logits, pad_id, label_smoothing)
+            loss = masked_loss(targets, logits, pad_id, label_smoothing)
+            loss = share * tf.add_n([loss, *(tf.cast(x, loss.dtype) for x in model.losses)])
             scaled_loss = optimizer.scale_loss(loss)
         # Dense, so that the norm counts a row that is used twice only once.
         gradients = [
@@ -121,32 +119,18 @@ def make_train_step(
 
     def update(gradients):
         """Clip and apply the gradients; return their norm before clipping."""
-        scale = scaled_loss_factor(optimizer)
-        # In float32 also for gradients in half precision: squares overflow early.
-        norm = tf.linalg.global_norm(
-            [None if gradient is None else tf.cast(gradient, tf.float32) for gradient in gradients]
-        )
-        if clip_norm is not None:
-            limit = clip_norm * scale
-            factor = limit * tf.minimum(1.0 / norm, 1.0 / limit)  # 1 up to the limit
-            gradients = [
-                None if gradient is None else gradient * tf.cast(factor, gradient.dtype)
-                for gradient in gradients
-            ]
+        gradients, norm = clip(gradients, clip_norm, scaled_loss_factor(optimizer))
         optimizer.apply(gradients, variables)
-        return norm / scale
+        return norm
 
-    if in_parts:
+    if jit_compile == "parts":
         update = tf.function(update, jit_compile=True, autograph=False)
 
-    # With XLA every batch shape needs its own program; without it, one program
-    # serves all lengths from the second shape on.
-    @tf.function(jit_compile=jit_compile is True, reduce_retracing=jit_compile is not True)
-    def train_step(inputs, targets):
-        if accumulate == 1:
+    def train_step(inputs, targets, parts):
+        if parts == 1:
             loss, accuracy, gradients = measure(inputs, targets, 1.0)
         else:
-            loss, accuracy, gradients = accumulated(measure, inputs, targets, pad_id, accumulate)
+            loss, accuracy, gradients = accumulated(measure, inputs, targets, pad_id, parts)
         return {
             "loss": loss,
             "accuracy": accuracy,
@@ -154,12 +138,108 @@ def make_train_step(
             "tokens": tf.reduce_sum(real_tokens(targets, pad_id)),
         }
 
+    run, count_traces = compile_step(train_step, jit_compile)
+
     def step(batch):
-        return train_step(*check_batch(model, batch, pad_id))
+        inputs, targets = check_batch(model, batch, pad_id)
+        return run(inputs, targets, count_parts(len(targets), accumulate))
 
     step.optimizer = optimizer
-    step.experimental_get_tracing_count = train_step.experimental_get_tracing_count
+    step.pad_id = pad_id
+    step.experimental_get_tracing_count = count_traces
     return step
+
+
+def compile_step(train_step, jit_compile):
+    """Make programs of a training step.
+
+    With XLA every batch shape needs its own program. Without it, one program serves all
+    lengths from the second shape on.
+
+    Args:
+        train_step: function of tensors and Python numbers.
+        jit_compile: "parts", True or False; see `make_train_step`.
+
+    Returns:
+        the compiled function, and one that counts the traces.
+    """
+    import tensorflow as tf
+
+    def train_step_in_parts(*arguments):
+        with replaced(REPLACEMENTS):
+            return train_step(*arguments)
+
+    whole = tf.function(
+        train_step, jit_compile=jit_compile is True, reduce_retracing=jit_compile is not True
+    )
+    in_parts = tf.function(train_step_in_parts)
+    shapes = set()
+
+    def run(inputs, targets, parts):
+        shape = (*(tuple(x.shape) for x in tf.nest.flatten((inputs, targets))), parts)
+        if jit_compile == "parts" and (shape in shapes or len(shapes) < MOST_SHAPES):
+            shapes.add(shape)
+            return in_parts(inputs, targets, parts)
+        return whole(inputs, targets, parts)
+
+    def count_traces():
+        return sum(f.experimental_get_tracing_count() for f in (whole, in_parts))
+
+    return run, count_traces
+
+
+def clip(gradients, clip_norm, scale):
+    """Shrink gradients to a global norm of at most clip_norm.
+
+    Args:
+        gradients: list of tensors or None, `scale` times the gradients of the loss.
+        clip_norm: float > 0, or None: no limit.
+        scale: number or tensor.
+
+    Returns:
+        the list, and the norm before, without the scale.
+    """
+    import tensorflow as tf
+
+    # In float32 also for gradients in half precision: squares overflow early.
+    found = [tf.cast(gradient, tf.float32) for gradient in gradients if gradient is not None]
+    norm = tf.linalg.global_norm(found)
+    if clip_norm is not None:
+        limit = clip_norm * scale
+        factor = limit * tf.minimum(1.0 / norm, 1.0 / limit)  # 1 up to the limit
+        gradients = [
+            None if gradient is None else gradient * tf.cast(factor, gradient.dtype)
+            for gradient in gradients
+        ]
+    return gradients, norm / scale
+
+
+def count_parts(batch_size, accumulate):
+    """Return in how many equal parts a batch runs: at least `accumulate`, as far as it goes.
+
+    Example:
+        >>> [count_parts(batch_size, accumulate=4) for batch_size in (8, 9, 7, 3)]
+        [4, 9, 7, 3]
+    """
+    return next(
+        n for n in range(min(accumulate, batch_size), batch_size + 1) if batch_size % n == 0
+    )
+
+
+def resolve_pad_id(model, pad_id):
+    """Return the target id that does not count: the model's own, where it has one."""
+    own = getattr(model, "pad_id", None)
+    if isinstance(pad_id, str) and pad_id == "auto":
+        return 0 if own is None else own
+    pad_id = check_pad_id(pad_id, target_vocab_size(model), NO_TOKEN)
+    if own is not None and pad_id != own:
+        raise ValueError(f"pad_id must be that of the model, {own}, got {pad_id}: leave it out.")
+    return pad_id
+
+
+def target_vocab_size(model):
+    """Return the number of tokens that a model can write, or None if it does not say."""
+    return getattr(model, "target_vocab_size", getattr(model, "vocab_size", None))
 
 
 def accumulated(measure, inputs, targets, pad_id, parts):
@@ -178,10 +258,6 @@ def accumulated(measure, inputs, targets, pad_id, parts):
         loss, accuracy, and the list of gradients.
     """
     import tensorflow as tf
-
-    batch_size = targets.shape[0]
-    if batch_size is not None and batch_size % parts:
-        raise ValueError(f"accumulate must divide the batch size {batch_size}, got {parts}.")
 
     def split(x):
         return tf.reshape(x, tf.concat([[parts, -1], tf.shape(x)[1:]], axis=0))
@@ -236,13 +312,22 @@ def prepare(model, optimizer, mixed_precision=None):
 
     Raises:
         ValueError: if mixed_precision is unknown or the model is not built.
+        RuntimeError: if the model belongs to a tf.distribute strategy.
     """
+    import tensorflow as tf
+
     check_choice("mixed_precision", mixed_precision, (None, "bfloat16", "float16"))
     if not model.built:
         raise ValueError("model must be built: call it once on a batch first.")
+    if any(isinstance(v.value, tf.distribute.DistributedValues) for v in model.variables):
+        raise RuntimeError(
+            "model must not belong to a tf.distribute strategy here: use "
+            "model.compile(optimizer, loss=tfgpt.MaskedLoss()) and model.fit(...) in its scope."
+        )
     if mixed_precision:
         for layer in model._flatten_layers():
-            layer.dtype_policy = keras.DTypePolicy(f"mixed_{mixed_precision}")
+            if layer.quantization_mode is None:
+                layer.dtype_policy = keras.DTypePolicy(f"mixed_{mixed_precision}")
     loss_scaling = keras.optimizers.LossScaleOptimizer
     if model.compute_dtype == "float16" and not isinstance(optimizer, loss_scaling):
         optimizer = loss_scaling(optimizer)
@@ -275,12 +360,12 @@ def check_batch(model, batch, pad_id):
             return [as_tensors(part) for part in ids]  # a model with several inputs
         ids = tf.convert_to_tensor(ids)
         # One integer type, so that NumPy's int64 and tf.data's int32 share a trace.
-        return tf.cast(ids, tf.int32) if ids.dtype == tf.int64 else ids
+        return tf.cast(ids, tf.int32) if ids.dtype.is_integer else ids
 
     inputs, targets = as_tensors(inputs), as_tensors(targets)
     if hasattr(model, "check_ids"):
         model.check_ids(inputs)
-    vocab_size = getattr(model, "target_vocab_size", getattr(model, "vocab_size", None))
+    vocab_size = target_vocab_size(model)
     if vocab_size is not None:
         # A padding id need not be in the vocabulary.
         real = targets if pad_id is None else tf.where(targets == pad_id, 0, targets)
@@ -288,12 +373,12 @@ def check_batch(model, batch, pad_id):
     return inputs, targets
 
 
-def make_evaluation_step(model, *, pad_id=0, jit_compile=False):
+def make_evaluation_step(model, *, pad_id="auto", jit_compile=False):
     """Make the function that measures one batch without learning.
 
     Args:
         model: Keras model; inputs -> logits (B, T, V).
-        pad_id: int or None, the target id that does not count.
+        pad_id: int or None, the target id that does not count; see `make_train_step`.
         jit_compile: bool, compile with XLA.
 
     Returns:
@@ -301,6 +386,8 @@ def make_evaluation_step(model, *, pad_id=0, jit_compile=False):
     """
     check_backend("make_evaluation_step")
     import tensorflow as tf
+
+    pad_id = resolve_pad_id(model, pad_id)
 
     @tf.function(jit_compile=jit_compile, reduce_retracing=not jit_compile)
     def evaluation_step(inputs, targets):
@@ -314,13 +401,13 @@ def make_evaluation_step(model, *, pad_id=0, jit_compile=False):
     return lambda batch: evaluation_step(*check_batch(model, batch, pad_id))
 
 
-def evaluate(model, dataset, *, pad_id=0, jit_compile=False, step=None):
+def evaluate(model, dataset, *, pad_id="auto", jit_compile=False, step=None):
     """Measure loss and accuracy over a whole dataset, each real token once.
 
     Args:
         model: Keras model; inputs -> logits (B, T, V).
         dataset: finite iterable of (inputs, targets).
-        pad_id: int or None, the target id that does not count.
+        pad_id: int or None, the target id that does not count; see `make_train_step`.
         jit_compile: bool, compile with XLA.
         step: a function of `make_evaluation_step` to use again, with its trace.
 
@@ -355,7 +442,7 @@ def train(
     checkpoint_every=500,
     resume=False,
     progress=True,
-    pad_id=0,
+    pad_id="auto",
     jit_compile="parts",
     **step_options,
 ):
@@ -380,8 +467,7 @@ def train(
         checkpoint_every: int >= 1, steps between checkpoints; also at the end.
         resume: bool, go on from the last checkpoint in run_dir if there is one.
         progress: bool, show a progress bar.
-        pad_id: int or None, the target id that does not count. If id 0 is a real
-            token of yours, pass None.
+        pad_id: int or None, the target id that does not count; see `make_train_step`.
         jit_compile: "parts", True or False, what XLA compiles; see `make_train_step`.
         **step_options: further arguments of `make_train_step`.
 
@@ -424,6 +510,8 @@ def train(
     except KeyboardInterrupt:
         run.save()
         print(f"\nStopped at step {run.step} of {steps}; the work so far is kept.")
+    # As `fit` does: an optimizer with moving averages puts them in the weights.
+    step.optimizer.finalize_variable_values(model.trainable_variables)
     return run.history
 
 
@@ -439,3 +527,18 @@ def endless(dataset, skip=0):
     if first is None:
         raise ValueError("dataset must yield at least one batch.")
     return itertools.chain([first], batches)
+
+
+def set_seed(seed):
+    """Seed Python, NumPy and the backend: two seeded CPU runs are identical.
+
+    Call it before layers are made: their initial values are drawn then.
+
+    Args:
+        seed: int >= 0.
+
+    Raises:
+        ValueError: if seed is not an integer >= 0.
+    """
+    check_integer("seed", seed, minimum=0)
+    keras.utils.set_random_seed(int(seed))

@@ -36,12 +36,13 @@ def check_rate(name, value):
     return float(value)
 
 
-def check_pad_id(pad_id, vocab_size=None):
+def check_pad_id(pad_id, vocab_size=None, ignored=()):
     """Return a padding id as an int, or None for no padding.
 
     Args:
-        pad_id: int in [0, vocab_size), or None.
+        pad_id: int in [0, vocab_size) or one of `ignored`, or None.
         vocab_size: int, the number of tokens; None: not known.
+        ignored: tuple of ints that no token has, and that may stand for padding.
 
     Raises:
         ValueError: if `pad_id` is something else.
@@ -49,9 +50,12 @@ def check_pad_id(pad_id, vocab_size=None):
     if pad_id is None:
         return None
     is_integer = isinstance(pad_id, (int, np.integer)) and not isinstance(pad_id, bool)
+    if is_integer and pad_id in ignored:
+        return int(pad_id)
     if not is_integer or pad_id < 0 or (vocab_size is not None and pad_id >= vocab_size):
         limit = "" if vocab_size is None else f" below vocab_size={vocab_size}"
-        raise ValueError(f"pad_id must be an integer >= 0{limit}, or None, got {pad_id!r}.")
+        more = "".join(f", {other}" for other in ignored)
+        raise ValueError(f"pad_id must be an integer >= 0{limit}{more} or None, got {pad_id!r}.")
     return int(pad_id)
 
 
