@@ -1,0 +1,103 @@
+"""Exercises of notebook 07, translation and attention."""
+
+from collections import Counter
+
+import numpy as np
+
+from tfgpt.checks.registry import Case, add_exercise
+from tfgpt.generation.beam import choose, penalty
+
+
+def beam_step(log_probs, totals):
+    """Continue the beams of one source, without a length penalty."""
+    log_probs, totals = (np.asarray(x, "float32")[None] for x in (log_probs, totals))
+    beams, tokens, _ = choose(log_probs, totals, np.ones_like(totals), 0.0)
+    return beams[0], tokens[0]
+
+
+def modified_precision(hypothesis, reference, n):
+    """Count the runs of n words that are right, each as often as the reference has it."""
+    found, known = (
+        Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
+        for words in (hypothesis, reference)
+    )
+    return (found & known).total() / max(found.total(), 1)
+
+
+def crossings(places):
+    """Count the pairs of target tokens whose source places are exchanged."""
+    return int(np.triu(np.greater.outer(places, places)).sum())
+
+
+add_exercise(
+    "length penalty",
+    penalty,
+    Case("alpha 1", (7, 1.0), "(5 + 7) / 6: the sum first, then the division."),
+    Case("alpha 0.6", (20, 0.6), "alpha is the power of the whole fraction."),
+    Case("edge case: alpha 0", (20, 0.0), "Any number to the power 0 is 1."),
+)
+
+add_exercise(
+    "beam step",
+    beam_step,
+    Case(
+        "one beam",
+        (np.log([[0.2, 0.5, 0.3]]), np.array([-1.0])),
+        "With one beam it is greedy: the token with the largest log-probability.",
+    ),
+    Case(
+        "both winners continue one beam",
+        (np.log([[0.5, 0.4, 0.1], [0.1, 0.2, 0.7]]), np.log([0.8, 0.1])),
+        "Add the totals, then choose the best K of all K x V, not one of each beam.",
+    ),
+    Case(
+        "the second beam wins",
+        (np.log([[0.4, 0.35, 0.25], [0.05, 0.9, 0.05]]), np.log([0.5, 0.45])),
+        "Best first; the place p in the flat array is beam p // V, token p % V.",
+    ),
+    Case(
+        "edge case: the first step",
+        (np.log([[0.1, 0.6, 0.3], [0.1, 0.6, 0.3]]), np.array([0.0, -1e9])),
+        "All beams begin alike; a total of -1e9 keeps the second from being chosen.",
+    ),
+    tolerance=0.0,
+)
+
+add_exercise(
+    "modified precision",
+    modified_precision,
+    Case(
+        "single words",
+        (["the", "cat", "sat"], ["the", "cat", "is", "here"], 1),
+        "Divide by the number of runs in the hypothesis, not in the reference.",
+    ),
+    Case(
+        "a repeated word",
+        (["the"] * 7, ["the", "cat", "is", "on", "the", "mat"], 1),
+        "The reference has it twice, so only two of the seven count.",
+    ),
+    Case(
+        "pairs of words",
+        (["one", "cat", "and", "the", "dog"], ["the", "cat", "and", "one", "dog"], 2),
+        "Words must stand side by side, in the same order: 4 runs here.",
+    ),
+    Case(
+        "edge case: fewer than n words",
+        (["yes"], ["yes", "indeed"], 2),
+        "There is no run, and 0 / 0 has no value: divide by at least 1.",
+    ),
+)
+
+add_exercise(
+    "crossings",
+    crossings,
+    Case("noun and adjective", ([0, 2, 1, 3],), "One pair is exchanged: 2 before 1."),
+    Case(
+        "the reverse order",
+        ([3, 2, 1, 0],),
+        "Compare all pairs, not only neighbours: 4 * 3 / 2 of them.",
+    ),
+    Case("equal places", ([1, 1, 0],), "Two tokens of the same word do not cross."),
+    Case("edge case: one token", ([4],), "One token makes no pair, so nothing crosses."),
+    tolerance=0.0,
+)
