@@ -1,13 +1,18 @@
 """Tests of tfgpt.checks: empty, right and wrong answers to the exercises."""
 
+import json
+import re
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tfgpt import checks
 from tfgpt.checks import EXERCISES, Case, Exercise, check, compare
+
+SOLUTIONS = sorted((Path(__file__).parents[1] / "notebooks" / "solutions").glob("*.ipynb"))
 
 
 @pytest.fixture
@@ -25,10 +30,18 @@ def double(monkeypatch):
     return exercise
 
 
-@pytest.mark.parametrize("name", EXERCISES)
-def test_every_exercise_accepts_its_own_reference(name, capsys):
-    assert check(name, EXERCISES[name].reference) is True
-    assert capsys.readouterr().out == f"{name}: all {len(EXERCISES[name].cases)} checks passed.\n"
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
+def test_every_exercise_accepts_the_solution_of_its_notebook(path, capsys):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    names = {"__name__": path.stem}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+    printed = capsys.readouterr().out
+    for name in re.findall(
+        r"check\(\"([^\"]+)\"", path.read_text(encoding="utf-8").replace('\\"', '"')
+    ):
+        assert f"{name}: all {len(EXERCISES[name].cases)} checks passed.\n" in printed
 
 
 @pytest.mark.parametrize("name", EXERCISES)
@@ -848,9 +861,87 @@ def test_an_answer_that_writes_into_its_inputs_spoils_nothing(double):
     assert check("double", writes) and check("double", writes)
 
 
-def test_an_error_in_the_answer_is_shown_as_it_is(double):
-    with pytest.raises(ZeroDivisionError):
-        check("double", lambda x: 1 / 0)
+def test_an_error_in_the_answer_is_shown_as_it_is_with_the_case_and_its_hint(double):
+    with pytest.raises(ZeroDivisionError) as raised:
+        check("double", lambda x: 1 / len(x) * np.asarray(x) * 4)
+    (note,) = raised.value.__notes__
+    assert note.startswith("double, edge case: nothing: ") and "An empty list" in note
+
+
+def test_an_answer_without_return_names_the_case(double, capsys):
+    assert check("double", lambda x: [2.0, 4.0] if x else None) is False
+    printed = capsys.readouterr().out
+    assert "returned None in case 'edge case: nothing'" in printed and "`return`" in printed
+
+
+def softmax_minus(shift):
+    """Make a softmax that subtracts something before the exponential."""
+
+    def answer(scores):
+        scores = np.asarray(scores)
+        with np.errstate(all="ignore"):
+            weights = np.exp(scores - shift(scores))
+            return weights / weights.sum(-1, keepdims=True)
+
+    return answer
+
+
+def softmax_over_axis_1(scores):
+    rows = np.atleast_2d(scores)
+    weights = np.exp(rows - rows.max(1, keepdims=True))
+    return (weights / weights.sum(1, keepdims=True)).reshape(np.shape(scores))
+
+
+def mask_from_the_end(query_length, key_length, offset):
+    """Forget the offset: take the queries for the last places of the keys."""
+    return np.tri(query_length, key_length, key_length - query_length, dtype=bool)
+
+
+def sines_again(table):
+    """Ignore the input but for its shape."""
+    from tfgpt import positional_encoding
+
+    return positional_encoding(*np.shape(table))[0]
+
+
+def epsilon_outside(x, gain, bias):
+    return gain * (x - x.mean(-1, keepdims=True)) / (x.std(-1, keepdims=True) + 1e-6) + bias
+
+
+def once_per_word(words, counts):
+    pairs = Counter()
+    for word, count in zip(words, counts, strict=True):
+        for pair in set(pairwise(word)):
+            pairs[pair] += count
+    return min(pairs, key=lambda pair: (-pairs[pair], pair))
+
+
+def ties_by_sum(words, counts):
+    pairs = Counter()
+    for word, count in zip(words, counts, strict=True):
+        for pair in pairwise(word):
+            pairs[pair] += count
+    return min(pairs, key=lambda pair: (-pairs[pair], sum(pair), pair))
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "message"),
+    [
+        ("softmax", softmax_minus(lambda x: x.min(-1, keepdims=True)), "edge case: rows far"),
+        ("softmax", softmax_minus(lambda x: x.mean(-1, keepdims=True)), "edge case: rows far"),
+        ("softmax", softmax_minus(np.max), "edge case: rows far"),
+        ("softmax", softmax_over_axis_1, "edge case: three axes"),
+        ("cached causal mask", mask_from_the_end, "a cache with free places"),
+        ("interleave", sines_again, "any numbers"),
+        ("layer norm", epsilon_outside, "edge case: features that hardly differ: .*inside"),
+        ("beam step", lambda x, totals: my_beam_step(np.exp(x), totals), "a beam far behind"),
+        ("best pair", once_per_word, "a pair twice in a word"),
+        ("best pair", ties_by_sum, "edge case: equal counts, the larger sum"),
+    ],
+)
+def test_what_looks_right_on_small_examples_only_is_refused(name, answer, message):
+    with pytest.raises(AssertionError, match=f"^{name}, {message}"):
+        check(name, answer)
 
 
 def test_an_unknown_exercise_lists_the_known_ones():

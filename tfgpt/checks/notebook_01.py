@@ -3,7 +3,7 @@
 import numpy as np
 
 from tfgpt.attention import attention_scores, masked_softmax, scaled_dot_product_attention
-from tfgpt.checks.registry import Case, add_exercise
+from tfgpt.checks.registry import Case, add_exercise, features
 
 add_exercise(
     "softmax",
@@ -14,6 +14,16 @@ add_exercise(
         "edge case: large scores",
         ([1000.0, 1001.0],),
         "exp(1000) overflows: subtract the largest score of the row first.",
+    ),
+    Case(
+        "edge case: rows far apart",
+        ([[1000.0, 1001.0], [0.0, -2000.0]],),
+        "Subtract from each row its own largest score: no mean, no minimum, no other row's.",
+    ),
+    Case(
+        "edge case: three axes",
+        (features(2, 3, 4),),
+        "The last axis is -1. It is axis 1 of a matrix only.",
     ),
 )
 

@@ -43,5 +43,10 @@ add_exercise(
         (2, 6, 4),
         "Query i stands at place i + offset of the whole sequence.",
     ),
+    Case(
+        "a cache with free places",
+        (2, 6, 1),
+        "Count from offset, not from the end of the keys: the free places come later.",
+    ),
     Case("edge case: one new query", (1, 6, 5), "The newest token sees every key."),
 )

@@ -2,8 +2,18 @@
 
 import numpy as np
 
-from tfgpt.checks.registry import Case, add_exercise
+from tfgpt.checks.registry import Case, add_exercise, features
 from tfgpt.positional import apply_rotary, get_angles, positional_encoding
+
+
+def interleave(table):
+    """Put the columns of the first half on even places, those of the second on odd ones."""
+    table = np.asarray(table)
+    half = (table.shape[1] + 1) // 2
+    mixed = np.empty_like(table)
+    mixed[:, ::2], mixed[:, 1::2] = table[:, :half], table[:, half:]
+    return mixed
+
 
 add_exercise(
     "wavelength",
@@ -20,7 +30,7 @@ add_exercise(
 
 add_exercise(
     "interleave",
-    lambda table: positional_encoding(*np.shape(table))[0],
+    interleave,
     Case(
         "width 4",
         (positional_encoding(3, 4, layout="concat")[0],),
@@ -31,6 +41,7 @@ add_exercise(
         (positional_encoding(3, 5, layout="concat")[0],),
         "With 5 columns there are 3 sines and 2 cosines.",
     ),
+    Case("any numbers", (features(2, 6),), "Move the columns of the table; compute no new ones."),
 )
 
 add_exercise(

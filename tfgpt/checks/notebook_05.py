@@ -33,6 +33,11 @@ add_exercise(
         (np.full((1, 4), 3.0, "float32"), 1.0, 0.0),
         "The variance is 0: add epsilon=1e-6 to it before the square root.",
     ),
+    Case(
+        "edge case: features that hardly differ",
+        (1e-3 * features(2, 4), 1.0, 0.0),
+        "Divide by sqrt(variance + epsilon): epsilon=1e-6 is inside the root.",
+    ),
 )
 
 add_exercise(

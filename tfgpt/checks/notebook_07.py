@@ -51,6 +51,11 @@ add_exercise(
         "Add the totals, then choose the best K of all K x V, not one of each beam.",
     ),
     Case(
+        "a beam far behind",
+        (np.log([[0.9, 0.06, 0.04], [0.4, 0.35, 0.25]]), np.array([0.0, -1.0])),
+        "Totals are sums of log-probabilities: add log_probs as they are, without exp.",
+    ),
+    Case(
         "the second beam wins",
         (np.log([[0.4, 0.35, 0.25], [0.05, 0.9, 0.05]]), np.log([0.5, 0.45])),
         "Best first; the place p in the flat array is beam p // V, token p % V.",

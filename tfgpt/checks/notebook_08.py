@@ -53,6 +53,11 @@ add_exercise(
         "A pair in a word that stands 5 times in the text counts 5 times.",
     ),
     Case(
+        "a pair twice in a word",
+        ([[8, 9, 8, 9], [1, 3]], [2, 3]),
+        "A pair that stands twice in a word counts twice each time: 2 * 2 is more than 3.",
+    ),
+    Case(
         "a pair inside several words",
         ([[1, 2], [9, 1, 2], [3, 4]], [2, 2, 3]),
         "Add the counts of all words that hold the pair.",
@@ -61,6 +66,11 @@ add_exercise(
         "equal counts",
         ([[6, 3, 6, 2, 5]], [1]),
         "Of equally frequent pairs the one with the smallest first id wins.",
+    ),
+    Case(
+        "edge case: equal counts, the larger sum first",
+        ([[3, 4], [2, 9]], [1, 1]),
+        "The first ids decide, whatever the second ones are.",
     ),
     Case(
         "edge case: equal counts and equal first ids",

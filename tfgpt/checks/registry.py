@@ -54,7 +54,8 @@ def check(name, answer):
     Args:
         name: str, a key of EXERCISES.
         answer: function to check; as long as it returns None or `...`, the
-            exercise counts as empty.
+            exercise counts as empty. An error in it is raised as it is, with the
+            case and its hint as a note.
 
     Returns:
         bool, True if every case is right, False if the exercise is still empty.
@@ -68,9 +69,16 @@ def check(name, answer):
         raise KeyError(f"name must be one of {', '.join(sorted(EXERCISES))}, got {name!r}.")
     exercise = EXERCISES[name]
     for case in exercise.cases:
-        result = answer(*copy.deepcopy(case.inputs))  # the learner may write into them
+        try:
+            result = answer(*copy.deepcopy(case.inputs))  # the learner may write into them
+        except Exception as error:
+            error.add_note(f"{name}, {case.what}: your function raised this error. {case.hint}")
+            raise
         if result is None or result is Ellipsis:
-            print(f"{name}: still empty. Write your code in place of the `...` line.")
+            print(
+                f"{name}: still empty. It returned {result} in case {case.what!r}: write your "
+                "code in place of the `...` line, or is `return` missing?"
+            )
             return False
         expected = exercise.reference(*case.inputs)
         compare(f"{name}, {case.what}", result, expected, case.hint, exercise.tolerance)
