@@ -3,7 +3,10 @@
 import doctest
 import importlib
 import inspect
+import operator
 import pkgutil
+import re
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -99,3 +102,26 @@ def test_what_is_not_registered_is_a_base_of_what_is():
 @pytest.mark.parametrize("name", tfgpt.__all__)
 def test_every_name_that_the_package_exports_exists(name):
     assert hasattr(tfgpt, name)
+
+
+def test_every_file_of_the_package_is_examined():
+    folder = Path(tfgpt.__file__).parent
+    files = {
+        ".".join(["tfgpt", *path.relative_to(folder).with_suffix("").parts])
+        for path in folder.rglob("*.py")
+        if path.name not in ("__init__.py", "__main__.py")
+    }
+    rooms = {f"tfgpt.{path.parent.name}" for path in folder.glob("*/__init__.py")}
+    assert files | rooms == set(MODULES)
+
+
+def test_names_that_are_loaded_late_are_exported_too():
+    assert set(tfgpt.LAZY) <= set(tfgpt.__all__) <= set(dir(tfgpt))
+
+
+def test_the_names_in_the_readme_exist():
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    names = set(re.findall(r"\btfgpt((?:\.[A-Za-z_]\w*)+)\(", text))
+    assert len(names) > 10
+    for name in names:
+        operator.attrgetter(name.strip("."))(tfgpt)
