@@ -7,6 +7,7 @@ import pytest
 from layer_check import randomize, to_numpy
 
 from tfgpt import GPT
+from tfgpt.compilation import programs_of
 from tfgpt.generation.contrastive import ContrastiveSearch
 
 VOCAB, CONTEXT = 9, 40
@@ -103,12 +104,12 @@ def test_a_model_that_loops_repeats_less():
 def test_prompts_of_all_lengths_use_one_program(length):
     model = random_model()
     search(model, PROMPTS, 2, 4, 0.6)
-    programs = len(model.search_programs)
+    programs = len(programs_of(model))
     prompts = np.random.default_rng(length).integers(0, VOCAB, (2, length)).astype("int32")
     result = search(model, prompts, 6, 4, 0.5, (1, 2), VOCAB - 1)
     expected = [reference(model, row, 6, 4, 0.5, (1, 2), range(VOCAB - 1)) for row in prompts]
     assert result.tolist() == expected
-    assert len(model.search_programs) == programs
+    assert len(programs_of(model)) == programs
 
 
 def test_a_text_is_filled_with_the_stop_token_that_ended_it():

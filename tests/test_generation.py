@@ -1,5 +1,6 @@
 """Tests of tfgpt.generation: readable alphabets, seeds, the sliding window and errors."""
 
+import sys
 import time
 import warnings
 from dataclasses import dataclass
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from tfgpt import GPT, compilation
-from tfgpt.generation import decoding
+from tfgpt.compilation import programs_of
+from tfgpt.generation.beam import BeamSearch
 from tfgpt.generation.decoding import draw, generate, next_token_probabilities
 from tfgpt.generation.samplers import Greedy, RepetitionPenalty, Temperature, TopK
 
@@ -474,7 +476,7 @@ def test_a_sampler_of_ones_own_is_used_and_its_numbers_need_no_new_program():
     for token in (3, 5):
         result = generate(model, [[1]], 9, samplers=[Only(token)])
         assert result.tolist() == [[1] + [token] * 9]
-    assert len(model.generation_programs) == 1
+    assert len(programs_of(model)) == 1
 
 
 class Repeat:
@@ -500,7 +502,7 @@ def test_a_search_gets_the_prompts_of_each_length():
     assert even.tolist() == [[1, 1], [2, 2]] and search.calls[-1][-2:] == ((), 3)
     with pytest.raises(ValueError, match=r"must fit context_length=6, got 5 \+ 2 tokens"):
         generate(Successor(), [[1] * 5], 2, samplers=search)
-    with pytest.raises(ValueError, match="top_p must not be given with samplers, got 0.5"):
+    with pytest.raises(ValueError, match="top_p must not be given with this strategy, got 0.5"):
         generate(Successor(), [[1]], 2, samplers=search, top_p=0.5)
 
 
@@ -525,14 +527,14 @@ def test_padding_around_a_prompt_is_cut_off():
 
 def test_one_program_serves_all_lengths_numbers_seeds_and_stop_tokens(monkeypatch):
     model = GPT(VOCAB, 40, num_layers=1, d_model=8, num_heads=2)
-    compiled, compile_for = [], decoding.compile_for
+    compiled, compile_for = [], compilation.compile_for
     monkeypatch.setattr(
-        decoding, "compile_for", lambda *arguments: compiled.append(1) or compile_for(*arguments)
+        compilation, "compile_for", lambda *arguments: compiled.append(1) or compile_for(*arguments)
     )
     settings = {"top_k": 3, "top_p": 0.9, "min_p": 0.1, "repetition_penalty": 1.1}
     generate(model, [[1, 2], [3, 4]], 4, seed=0, **settings)
-    assert len(compiled) == len(model.generation_programs) == 1
-    assert all(program.compile_seconds > 0 for program in model.generation_programs.values())
+    assert len(compiled) == len(programs_of(model)) == 1
+    assert all(program.compile_seconds > 0 for program in programs_of(model))
     settings = {"top_k": 5, "top_p": 0.5, "min_p": 0.2, "repetition_penalty": 0.9}
     generate(model, [[1], [3]], 39, temperature=0.3, seed=4, stop_token=2, **settings)
     generate(model, [[1, 2, 3], [3]], 9, temperature=2, stop_token=[4, 5], **settings)
@@ -540,19 +542,19 @@ def test_one_program_serves_all_lengths_numbers_seeds_and_stop_tokens(monkeypatc
     assert len(compiled) == 1
     generate(model, [[1]], 4, seed=0, **settings)  # another batch size
     generate(model, [[1]], 4, temperature=0)  # another kind of sampler
-    assert len(compiled) == len(model.generation_programs) == 3
+    assert len(compiled) == len(programs_of(model)) == 3
 
 
 def test_a_longer_text_takes_a_larger_cache():
     model = GPT(VOCAB, 600, num_layers=1, d_model=8, num_heads=2)
-    rooms = set()
+    rooms = []
     for length, new_tokens in ((1, 3), (254, 2), (255, 2), (510, 2), (511, 2)):
         prompt = np.random.default_rng(0).integers(0, VOCAB, (1, length))
         result = generate(model, prompt, new_tokens, temperature=0)
         logits = np.asarray(model(result[:, :-1]))[0, length - 1 :]
         assert result[0, length:].tolist() == logits.argmax(axis=-1).tolist()
-        rooms |= {key[1] for key in model.generation_programs}
-    assert rooms == {256, 512, 600} and len(model.generation_programs) == 3
+        rooms.append(len(programs_of(model)))
+    assert rooms == [1, 1, 2, 2, 3]  # room for 256, 512 and all 600 tokens
 
 
 def test_the_compiled_loop_writes_what_the_plain_loop_writes(model, monkeypatch):
@@ -560,7 +562,7 @@ def test_the_compiled_loop_writes_what_the_plain_loop_writes(model, monkeypatch)
     compiled = [generate(model, [[1, 2], [5, 6]], 4, seed=seed, **settings) for seed in range(3)]
     plain = GPT(VOCAB, CONTEXT, num_layers=1, d_model=16, num_heads=2)
     plain.set_weights(model.get_weights())
-    monkeypatch.setattr(decoding, "compile_for", lambda model, function, arguments: function)
+    monkeypatch.setattr(compilation, "compile_for", lambda model, function, arguments: function)
     for seed, expected in enumerate(compiled):
         result = generate(plain, [[1, 2], [5, 6]], 4, seed=seed, **settings)
         np.testing.assert_array_equal(result, expected)
@@ -580,13 +582,14 @@ def test_a_slow_compilation_is_announced_once(monkeypatch, capsys):
         return run
 
     model = GPT(VOCAB, CONTEXT, num_layers=1, d_model=8, num_heads=2)
-    monkeypatch.setattr(decoding, "compile_for", slow)
+    monkeypatch.setattr(compilation, "compile_for", slow)
     monkeypatch.setattr(compilation, "NOTICE_AFTER", 0.3)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     for seed in range(2):
         generate(model, [[1]], 2, seed=seed)
         notices = capsys.readouterr().err.count("Compiling the decoding loop")
         assert notices == (1 if seed == 0 else 0)
-    (program,) = model.generation_programs.values()
+    (program,) = programs_of(model)
     assert program.compile_seconds > 0.4
 
 
@@ -601,7 +604,81 @@ def test_a_fast_compilation_prints_nothing_however_long_the_text(monkeypatch, ca
 
         return run
 
-    monkeypatch.setattr(decoding, "compile_for", run_slowly)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(compilation, "compile_for", run_slowly)
     monkeypatch.setattr(compilation, "NOTICE_AFTER", 0.3)
     generate(model, [[1]], 2, seed=0)
     assert capsys.readouterr().err == ""
+
+
+# Properties of drawing and of what is kept
+
+
+def test_a_model_that_changes_its_variables_gets_new_programs():
+    model = GPT(VOCAB, CONTEXT, num_layers=1, d_model=8, num_heads=2)
+    before = generate(model, [[1, 2]], 4, temperature=0)
+    assert BeamSearch(2).search(model, np.array([[1, 2]], "int32"), 2, (), VOCAB).shape == (1, 4)
+    dense = model.decoder_layers[0].feed_forward.contract
+    dense.enable_lora(2)
+    changes = np.random.default_rng(0).normal(size=(2, 8)).astype("float32") * 99
+    dense.lora_kernel_a.assign(np.ones(dense.lora_kernel_a.shape))
+    dense.lora_kernel_b.assign(changes)
+    logits = np.asarray(model(np.array([[1, 2]])))[0, -1]
+    after = generate(model, [[1, 2]], 4, temperature=0)
+    assert after[0, 2] == logits.argmax()
+    assert (after != before).any()
+    beam = BeamSearch(1).search(model, np.array([[1, 2]], "int32"), 4, (), VOCAB)
+    np.testing.assert_array_equal(beam, after)
+
+
+def test_a_prompt_goes_on_in_any_batch_as_it_does_alone(model):
+    """With drawing: in batches of other sizes, in another order, next to other lengths."""
+    prompts = [[1, 2], [3, 4, 5], [6]]
+    alone = [generate(model, [prompt], 4, seed=3)[0].tolist() for prompt in prompts]
+    for order in ((0, 1, 2), (2, 0), (1, 2, 0)):
+        rows = generate(model, [prompts[place] for place in order], 4, seed=3)
+        assert [row.tolist() for row in rows] == [alone[place] for place in order]
+
+
+def test_several_samples_of_a_prompt_differ_and_stand_side_by_side(model):
+    rows = generate(model, [[1, 2], [3, 4]], 5, seed=0, num_samples=6)
+    assert rows.shape == (12, 7)
+    assert (rows[:6, :2] == [1, 2]).all() and (rows[6:, :2] == [3, 4]).all()
+    assert len({tuple(row) for row in rows[:6].tolist()}) > 1
+    np.testing.assert_array_equal(rows[0], generate(model, [[1, 2]], 5, seed=0)[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stop_token": 0}, "stop_token must not be the pad_id=0, which is never written"),
+        ({"stop_token": [3, 0]}, "stop_token must not be the pad_id=0"),
+        ({"stop_token": 5, "vocab_size": 5}, r"stop_token must be in .*\[0, 5\), got 5"),
+        ({"num_samples": 0}, "num_samples must be an integer >= 1"),
+        ({"no_repeat_ngram_size": 9}, r"no_repeat_ngram_size must be an integer in \[1, 8\]"),
+    ],
+)
+def test_what_can_never_be_is_refused(options, message):
+    padded = GPT(VOCAB, CONTEXT, num_layers=1, d_model=8, num_heads=2, pad_id=0)
+    with pytest.raises(ValueError, match=message):
+        generate(padded, [[1, 2]], 2, **options)
+
+
+@pytest.mark.parametrize("temperature", [0, 1.0])
+def test_a_model_with_nan_weights_is_named(temperature):
+    broken = GPT(VOCAB, CONTEXT, num_layers=1, d_model=8, num_heads=2)
+    broken.final_norm.gamma.assign(np.full(8, np.nan))
+    for options in ({"temperature": temperature}, {"strategy": BeamSearch(2)}):
+        with pytest.raises(ValueError, match="model must give .*got NaN"):
+            generate(broken, [[1, 2]], 2, **options)
+
+
+def test_no_run_of_n_tokens_comes_twice(model):
+    for n in (1, 2, 3):
+        rows = generate(
+            model, [[1, 2], [4, 4]], CONTEXT - 2 if n > 1 else 3, seed=0, no_repeat_ngram_size=n
+        )
+        for row in rows.tolist():
+            start = 2 if n == 1 else 0
+            runs = [tuple(row[i : i + n]) for i in range(start, len(row) - n + 1)]
+            assert len(set(runs)) == len(runs)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from keras import ops
+from layer_check import compiled
 
 from tfgpt.generation.decoding import choose_tokens
 from tfgpt.generation.samplers import (
@@ -16,6 +17,7 @@ from tfgpt.generation.samplers import (
     TopP,
     adjust_logits,
     check_samplers,
+    draw,
     make_samplers,
     seen_tokens,
 )
@@ -197,3 +199,45 @@ def test_tokens_are_drawn_as_often_as_the_adjusted_distribution_says():
     possible = expected > 0
     statistic = ((counts[possible] - expected[possible]) ** 2 / expected[possible]).sum()
     assert statistic < 13.8
+
+
+@pytest.mark.parametrize(
+    "mode", ["eager", pytest.param("xla", marks=pytest.mark.requires_tensorflow)]
+)
+def test_a_token_of_probability_0_is_never_drawn(mode):
+    """At all limits of the sums, and one step of float32 beside them, for 50,257 tokens."""
+    rng = np.random.default_rng(0)
+    run = compiled(mode, draw)
+    for kept in (1, 3, 40, 5000):
+        logits = np.full(50257, -np.inf, "float32")
+        logits[rng.choice(50257, kept, replace=False)] = rng.normal(size=kept) * 3
+        row = np.exp(logits - logits.max())
+        row = (row / row.sum()).astype("float32")
+        limits = np.cumsum(row)[row > 0][-200:].astype("float32")
+        edges = [0.0, 1 - 2.0**-24, *limits, *np.nextafter(limits, 0), *np.nextafter(limits, 2)]
+        points = np.clip(np.resize(np.array(edges, "float32"), 602), 0, 1 - 2.0**-24)
+        for start in range(0, 602, 301):
+            part = points[start : start + 301]
+            chosen = np.asarray(run(np.broadcast_to(row, (301, 50257)), part))
+            assert (row[chosen] > 0).all()
+
+
+def test_where_nothing_can_be_drawn_there_is_no_token():
+    rows = np.array([[np.nan, np.nan], [0.0, 0.0], [0.0, 1.0]], "float32")
+    assert np.asarray(draw(rows, np.full(3, 0.5, "float32"))).tolist() == [-1, -1, 1]
+
+
+def test_top_p_keeps_the_tokens_that_exact_sums_keep():
+    """Also where the sum is p but for rounding: 0.5 + 0.3 for p = 0.8 is enough."""
+    logits = np.log(np.array([[0.3, 0.1, 0.1, 0.5]]))
+    assert np.isfinite(TopP(0.8).adjust(logits, None)).tolist() == [[True, False, False, True]]
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        counts = rng.integers(1, 9, 7)
+        probabilities = counts / counts.sum()
+        order = np.argsort(-probabilities, kind="stable")
+        sums = np.cumsum(counts[order])
+        needed = rng.integers(1, counts.sum())
+        keep = order[: int(np.searchsorted(sums, needed) + 1)]
+        kept = np.isfinite(TopP(needed / counts.sum()).adjust(np.log(probabilities)[None], None))
+        assert set(np.nonzero(kept[0])[0]) == set(keep)

@@ -12,6 +12,7 @@ import pytest
 from layer_check import randomize, to_numpy
 
 from tfgpt import GPT
+from tfgpt.compilation import programs_of
 from tfgpt.generation.decoding import next_token_probabilities
 from tfgpt.generation.speculative import accept, draw_one, speculative_generate
 
@@ -258,9 +259,9 @@ def test_padding_is_never_generated():
 def test_other_prompts_lengths_numbers_and_seeds_use_the_same_programs():
     model, draft = model_and_draft()
     speculative_generate(model, draft, PROMPT, 5, top_k=3, top_p=0.5)
-    counts = len(model.search_programs), len(draft.search_programs)
+    counts = len(programs_of(model)), len(programs_of(draft))
     speculative_generate(model, draft, [[4] * 20], 9, temperature=0.5, top_k=2, top_p=0.9)
-    assert (len(model.search_programs), len(draft.search_programs)) == counts
+    assert (len(programs_of(model)), len(programs_of(draft))) == counts
 
 
 @pytest.mark.parametrize(
@@ -275,8 +276,8 @@ def test_other_prompts_lengths_numbers_and_seeds_use_the_same_programs():
         ({"seed": -1}, ValueError, "seed must be an integer >= 0, got -1"),
         ({"stop_token": 5}, ValueError, r"stop_token must be in .*\[0, 5\), got 5"),
         ({"prompt_ids": [[1, 5]]}, ValueError, r"prompt_ids must be in .*\[0, 5\), got 5"),
-        ({"prompt_ids": [[1], [2]]}, ValueError, r"prompt_ids must have .*, got \(2, 1\)"),
-        ({"prompt_ids": []}, ValueError, r"prompt_ids must have .*, got \(0,\)"),
+        ({"prompt_ids": [[1], [2]]}, ValueError, r"prompt_ids must have .*, got 2 prompts"),
+        ({"prompt_ids": []}, ValueError, r"prompt_ids must have .*, got \(1, 0\)"),
         ({"prompt_ids": [[[1]]]}, ValueError, r"prompt_ids must have .*, got \(1, 1, 1\)"),
         ({"prompt_ids": [0.5]}, TypeError, "prompt_ids must be integers"),
         (

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from tfgpt import GPT, BPETokenizer, CharTokenizer, generate, stream
+from tfgpt.compilation import programs_of
 from tfgpt.generation.streaming import text_pieces
 
 TEXT = "床前明月光，疑是地上霜。🌕 moon\n"
@@ -91,9 +92,9 @@ def test_a_byte_model_writes_the_same_text_in_pieces(byte_tokenizer):
 def test_streaming_uses_the_programs_of_generate(char_tokenizer):
     model = make_model(char_tokenizer.vocab_size)
     generate(model, char_tokenizer.encode("明"), 5, seed=0)
-    programs = dict(model.generation_programs)
+    programs = programs_of(model)
     list(stream(model, char_tokenizer, "明月光", 6, temperature=0.5, seed=1))
-    assert model.generation_programs == programs and len(programs) == 1
+    assert programs_of(model) == programs and len(programs) == 1
 
 
 def test_a_stop_token_ends_the_text_and_is_not_shown(byte_tokenizer):
@@ -143,5 +144,5 @@ def test_a_search_is_refused(char_tokenizer):
             raise AssertionError
 
     model = Script(char_tokenizer.vocab_size, [1], prompt_length=1)
-    with pytest.raises(ValueError, match="samplers must be a list of samplers to stream"):
+    with pytest.raises(ValueError, match="strategy must be None and num_samples 1 to stream"):
         stream(model, char_tokenizer, "明", 3, samplers=Search())

@@ -25,6 +25,7 @@ from tfgpt.attention import MultiHeadAttention, scaled_dot_product_attention
 from tfgpt.generation import (
     BeamSearch,
     ContrastiveSearch,
+    SpeculativeDecoding,
     beam_search,
     generate,
     samplers,
@@ -95,6 +96,7 @@ __all__ = [
     "MultiHeadAttention",
     "Perplexity",
     "PositionalEmbedding",
+    "SpeculativeDecoding",
     "Transformer",
     "Translator",
     "WarmupLinearDecay",

@@ -162,14 +162,13 @@ def sum_over_replicas(number):
     return context.all_reduce(tf.distribute.ReduceOp.SUM, number)
 
 
-def with_sample_weight(weights, sample_weight):
-    """Multiply weights (B, T) by those of samples (B,), (B, 1) or tokens (B, T), or None."""
-    if sample_weight is None:
-        return weights
-    sample_weight = ops.cast(sample_weight, "float32")
-    if len(sample_weight.shape) == 1:
-        sample_weight = ops.expand_dims(sample_weight, -1)
-    return weights * sample_weight
+def weighted_sum(values, weights, sample_weight=None):
+    """Add up values (B, T) with weights (B, T), times those of samples (B,) or tokens (B, T)."""
+    if sample_weight is not None:
+        sample_weight = ops.cast(sample_weight, "float32")
+        is_per_sample = len(sample_weight.shape) == 1
+        weights *= ops.expand_dims(sample_weight, -1) if is_per_sample else sample_weight
+    return ops.sum(ops.where(weights == 0, 0.0, values * weights))
 
 
 @keras.saving.register_keras_serializable("tfgpt")
@@ -196,8 +195,8 @@ class MaskedLoss(keras.losses.Loss):
         1.3863
     """
 
-    def __init__(self, pad_id=0, label_smoothing=0.0, name="masked_loss", **kwargs):
-        super().__init__(name=name, **kwargs)
+    def __init__(self, pad_id=0, label_smoothing=0.0, name="masked_loss"):
+        super().__init__(name=name)
         self.pad_id = check_pad_id(pad_id, ignored=NO_TOKEN)
         self.label_smoothing = check_rate("label_smoothing", label_smoothing)
 
@@ -205,8 +204,7 @@ class MaskedLoss(keras.losses.Loss):
         # Keras would divide by the number of all tokens, and use its own mask once more.
         losses, real = weighted_losses(y_true, y_pred, self.pad_id, self.label_smoothing)
         tokens = sum_over_replicas(ops.sum(real))
-        total = ops.sum(losses * with_sample_weight(real, sample_weight))
-        return total / ops.maximum(tokens, 1.0)
+        return weighted_sum(losses, real, sample_weight) / ops.maximum(tokens, 1.0)
 
     def call(self, y_true, y_pred):
         """Compute the loss of each target: float32 (B, T), 0 for padding."""
@@ -232,9 +230,8 @@ class TokenMean(keras.metrics.Metric):
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Add one batch: targets (B, T), logits (B, T, V), weights (B,) or (B, T)."""
         values, real = self.measure(y_true, y_pred)
-        weights = with_sample_weight(real, sample_weight)
-        self.total.assign_add(ops.sum(values * weights))
-        self.weight.assign_add(ops.sum(weights))
+        self.total.assign_add(weighted_sum(values, real, sample_weight))
+        self.weight.assign_add(weighted_sum(ops.ones_like(values), real, sample_weight))
 
     def result(self):
         """Return the mean so far; 0 without a token."""

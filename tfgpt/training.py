@@ -20,11 +20,12 @@ from tfgpt.validation import (
     check_integer,
     check_pad_id,
     check_positive,
+    check_rectangular,
     check_token_ids,
 )
 
-# Batch shapes that a step in parts compiles; each takes most of a second.
-MOST_SHAPES = 8
+# Batch shapes that a step in parts compiles; each takes a second or two.
+MOST_SHAPES = 4
 
 
 def make_train_step(
@@ -57,7 +58,7 @@ def make_train_step(
         clip_norm: float > 0, the largest global gradient norm; None: no limit.
         jit_compile: what XLA compiles. "parts": the element-wise parts and the update;
             the fastest on a CPU with mixed_precision="bfloat16", and for wide models; from
-            the ninth batch shape on, nothing, since each shape is compiled anew.
+            the fifth batch shape on, nothing, since each shape is compiled anew.
             True: the whole step; fast for small models in float32, but each batch
             shape takes seconds to compile. False: nothing. Where XLA fails, a warning
             says so and nothing is compiled.
@@ -94,6 +95,7 @@ def make_train_step(
     import tensorflow as tf
 
     check_backend("make_train_step")
+    check_no_strategy(model)
     check_choice("jit_compile", jit_compile, (False, True, "parts"))
     jit_compile = jit_compile if jit_compile and xla_works() else False
     accumulate = check_positive("accumulate", accumulate)
@@ -103,12 +105,15 @@ def make_train_step(
     optimizer = prepare(model, keras.optimizers.get(optimizer), mixed_precision)
     variables = model.trainable_variables
 
-    def measure(inputs, targets, share):
-        """Return loss and accuracy times `share`, and the gradients of that loss."""
+    def measure(inputs, targets, share, parts):
+        """Return loss and accuracy times `share`, and the gradients of that loss.
+
+        The losses that layers add count equally in all parts of a batch.
+        """
         with tf.GradientTape() as tape:
             logits = model(inputs, training=True)
-            loss = masked_loss(targets, logits, pad_id, label_smoothing)
-            loss = share * tf.add_n([loss, *(tf.cast(x, loss.dtype) for x in model.losses)])
+            loss = share * masked_loss(targets, logits, pad_id, label_smoothing)
+            loss = tf.add_n([loss, *(tf.cast(x, loss.dtype) / parts for x in model.losses)])
             scaled_loss = optimizer.scale_loss(loss)
         # Dense, so that the norm counts a row that is used twice only once.
         gradients = [
@@ -128,7 +133,7 @@ def make_train_step(
 
     def train_step(inputs, targets, parts):
         if parts == 1:
-            loss, accuracy, gradients = measure(inputs, targets, 1.0)
+            loss, accuracy, gradients = measure(inputs, targets, 1.0, 1)
         else:
             loss, accuracy, gradients = accumulated(measure, inputs, targets, pad_id, parts)
         return {
@@ -172,7 +177,7 @@ def compile_step(train_step, jit_compile):
     whole = tf.function(
         train_step, jit_compile=jit_compile is True, reduce_retracing=jit_compile is not True
     )
-    in_parts = tf.function(train_step_in_parts)
+    in_parts = tf.function(train_step_in_parts, reduce_retracing=True)
     shapes = set()
 
     def run(inputs, targets, parts):
@@ -221,6 +226,8 @@ def count_parts(batch_size, accumulate):
         >>> [count_parts(batch_size, accumulate=4) for batch_size in (8, 9, 7, 3)]
         [4, 9, 7, 3]
     """
+    if batch_size == 0:
+        raise ValueError("a batch must have at least one row, got none.")
     return next(
         n for n in range(min(accumulate, batch_size), batch_size + 1) if batch_size % n == 0
     )
@@ -248,7 +255,7 @@ def accumulated(measure, inputs, targets, pad_id, parts):
     A part counts by its share of the real tokens, so that padding may be spread unevenly.
 
     Args:
-        measure: function (inputs, targets, share) -> loss, accuracy, gradients.
+        measure: function (inputs, targets, share, parts) -> loss, accuracy, gradients.
         inputs: structure of tensors (B, ...).
         targets: int tensor (B, T).
         pad_id: int or None, the target id that does not count.
@@ -269,7 +276,7 @@ def accumulated(measure, inputs, targets, pad_id, parts):
     def measure_part(index):
         part_inputs, part_targets = tf.nest.map_structure(lambda x: x[index], (inputs, targets))
         share = tf.reduce_sum(real_tokens(part_targets, pad_id)) / tokens
-        return measure(part_inputs, part_targets, share)
+        return measure(part_inputs, part_targets, share, parts)
 
     # The first part shows which weights get a gradient at all.
     loss, accuracy, gradients = measure_part(0)
@@ -297,6 +304,18 @@ def check_backend(name):
         )
 
 
+def check_no_strategy(model):
+    """Raise if a tf.distribute strategy is active or has made the model's variables."""
+    import tensorflow as tf
+
+    shared = tf.distribute.DistributedValues
+    if tf.distribute.has_strategy() or any(isinstance(v.value, shared) for v in model.variables):
+        raise RuntimeError(
+            "model must not belong to a tf.distribute strategy here: use "
+            "model.compile(optimizer, loss=tfgpt.MaskedLoss()) and model.fit(...) in its scope."
+        )
+
+
 def prepare(model, optimizer, mixed_precision=None):
     """Set the precision, then build the optimizer, before anything is traced.
 
@@ -312,22 +331,16 @@ def prepare(model, optimizer, mixed_precision=None):
 
     Raises:
         ValueError: if mixed_precision is unknown or the model is not built.
-        RuntimeError: if the model belongs to a tf.distribute strategy.
     """
-    import tensorflow as tf
-
     check_choice("mixed_precision", mixed_precision, (None, "bfloat16", "float16"))
     if not model.built:
         raise ValueError("model must be built: call it once on a batch first.")
-    if any(isinstance(v.value, tf.distribute.DistributedValues) for v in model.variables):
-        raise RuntimeError(
-            "model must not belong to a tf.distribute strategy here: use "
-            "model.compile(optimizer, loss=tfgpt.MaskedLoss()) and model.fit(...) in its scope."
-        )
     if mixed_precision:
         for layer in model._flatten_layers():
-            if layer.quantization_mode is None:
+            # A layer with a policy of its own, such as a quantized one, keeps it.
+            if layer.dtype_policy == model.dtype_policy and layer is not model:
                 layer.dtype_policy = keras.DTypePolicy(f"mixed_{mixed_precision}")
+        model.dtype_policy = keras.DTypePolicy(f"mixed_{mixed_precision}")
     loss_scaling = keras.optimizers.LossScaleOptimizer
     if model.compute_dtype == "float16" and not isinstance(optimizer, loss_scaling):
         optimizer = loss_scaling(optimizer)
@@ -358,6 +371,7 @@ def check_batch(model, batch, pad_id):
             return {name: as_tensors(part) for name, part in ids.items()}
         if isinstance(ids, (list, tuple)) and any(hasattr(part, "shape") for part in ids):
             return [as_tensors(part) for part in ids]  # a model with several inputs
+        check_rectangular("a batch", ids)
         ids = tf.convert_to_tensor(ids)
         # One integer type, so that NumPy's int64 and tf.data's int32 share a trace.
         return tf.cast(ids, tf.int32) if ids.dtype.is_integer else ids

@@ -11,8 +11,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfgpt.compilation import compile_for, notice_if_slow
-from tfgpt.generation.decoding import CHUNK, cache_room
+from tfgpt.compilation import run_compiled
+from tfgpt.generation.cache import cache_room, read_text
 from tfgpt.generation.request import MOST_STOP_TOKENS, stop_token_row
 from tfgpt.masks import padding_mask
 from tfgpt.validation import check_length, check_positive, check_token_ids
@@ -34,10 +34,11 @@ def beam_search(
 ):
     """Translate ids, keeping the best `beam_size` beginnings at every step.
 
-    A beginning that has reached the end token stays and competes with the others.
-    Beginnings are ranked by log p / ((5 + length) / 6)^length_penalty, the end token
-    counted. The search stops when all beams of all sources have ended. Source
-    lengths may differ: pad with the model's pad_id.
+    A beginning that has reached the end token stays and competes with the others; the
+    best ended ones are kept also when others push them out. Beginnings are ranked by
+    log p / ((5 + length) / 6)^length_penalty, the end token counted. The search stops
+    when all beams of all sources have ended. Source lengths may differ: pad with the
+    model's pad_id.
 
     Args:
         model: Transformer.
@@ -56,8 +57,8 @@ def beam_search(
 
     Raises:
         TypeError: if ids are not integers.
-        ValueError: if an argument is outside its range, or a source is too long or
-            holds nothing but padding.
+        ValueError: if an argument is outside its range, a source is too long or holds
+            nothing but padding, or the model's logits are NaN.
 
     Example:
         >>> from tfgpt import Transformer
@@ -89,6 +90,7 @@ def beam_search(
         "steps": np.int32(max_new_tokens),
     }
     token_ids, scores = run_compiled(model, target_loop, (source, numbers), beam_size)
+    check_scores(scores)
     return np.asarray(token_ids)[:, :, :max_new_tokens], np.asarray(scores)
 
 
@@ -149,36 +151,9 @@ class BeamSearch:
         """
         arguments = search_arguments(model, prompt, max_new_tokens, stop_tokens, vocab_size)
         arguments[1]["length_penalty"] = np.float32(self.length_penalty)
-        token_ids = run_compiled(model, text_loop, arguments, self.beam_size)
+        token_ids, scores = run_compiled(model, text_loop, arguments, self.beam_size)
+        check_scores(scores)
         return np.asarray(token_ids)[:, : prompt.shape[1] + max_new_tokens]
-
-
-def run_compiled(model, function, arguments, *settings):
-    """Run function(model, *arguments, *settings), compiled once for these shapes.
-
-    Args:
-        model: the model that the function uses.
-        function: function of the model, tensors and settings; returns tensors.
-        arguments: tuple of arrays or dicts and tuples of them; with the same settings
-            only the shape of the first may differ between calls.
-        *settings: what is fixed in the program, such as the number of beams.
-
-    Returns:
-        what the function returns.
-    """
-    arguments = keras.tree.map_structure(ops.convert_to_tensor, arguments)
-    # Kept with the model, so that the programs live as long as its weights.
-    programs = model.__dict__.setdefault("search_programs", {})
-    key = (function.__name__, tuple(arguments[0].shape), *settings, model.compute_dtype)
-    if key not in programs:
-
-        def program(*arguments):
-            return function(model, *arguments, *settings)
-
-        with notice_if_slow():
-            programs[key] = compile_for(model, program, arguments)
-            return programs[key](*arguments)  # the first call compiles
-    return programs[key](*arguments)
 
 
 def search_arguments(model, prompt, max_new_tokens, stop_tokens, vocab_size):
@@ -196,8 +171,11 @@ def search_arguments(model, prompt, max_new_tokens, stop_tokens, vocab_size):
         numbers: dict of arrays: length T, total T + N, vocab_size, stop_tokens (8,).
 
     Raises:
+        TypeError: if the model decodes without a cache only.
         ValueError: if T + N > context_length, or there are too many stop tokens.
     """
+    if not hasattr(model, "decode"):
+        raise TypeError(f"model must have a method decode, got {type(model).__name__}.")
     length = prompt.shape[1]
     total = length + max_new_tokens
     if total > model.context_length:
@@ -219,42 +197,6 @@ def search_arguments(model, prompt, max_new_tokens, stop_tokens, vocab_size):
     return np.pad(prompt.astype("int32"), ((0, 0), (0, room - length))), numbers
 
 
-def read_chunks(model, token_ids, start, end, caches):
-    """Bring the tokens from place `start` up to `end` into the caches, 16 at once.
-
-    More may be read than asked for: entries from `end` on are wrong, and must be
-    overwritten before they are seen.
-
-    Args:
-        model: GPT.
-        token_ids: int32 tensor (B, C).
-        start: int scalar; all before it is in the caches.
-        end: int scalar, at most C.
-        caches: caches of the model for (B, C).
-
-    Returns:
-        hidden: tensor (B, C, D), the final hidden states of the tokens that were read.
-        caches: with these tokens.
-    """
-    batch, room = token_ids.shape
-    chunk = min(CHUNK, room)
-
-    def read(start, hidden, caches):
-        # The last chunk begins earlier, so that it does not pass the end of the room.
-        first = ops.minimum(start, room - chunk)
-        places = first + ops.arange(chunk, dtype="int32")
-        new, caches = model.decode(ops.take(token_ids, places, axis=1), caches, first)
-        return start + chunk, ops.slice_update(hidden, (0, first, 0), new), caches
-
-    hidden = ops.zeros((batch, room, model.d_model), dtype=model.compute_dtype)
-    _, hidden, caches = ops.while_loop(
-        lambda start, hidden, caches: start < end,
-        read,
-        (ops.convert_to_tensor(start, dtype="int32"), hidden, caches),
-    )
-    return hidden, caches
-
-
 def may_be_chosen(model, vocab_size):
     """Tell which ids a search may choose: all below vocab_size but padding, bool (V,)."""
     ids = ops.arange(model.vocab_size, dtype="int32")
@@ -268,17 +210,17 @@ def repeat_rows(tree, times):
 
 
 def text_loop(model, token_ids, numbers, beam_size):
-    """Run the search of `BeamSearch`: prompts (B, C) -> the best texts (B, C)."""
+    """Run the search of `BeamSearch`: prompts (B, C) -> the best texts (B, C), scores (B, K)."""
     batch, room = token_ids.shape
     last = numbers["length"] - 1
     caches = model.make_caches(batch, room)
-    _, caches = read_chunks(model, token_ids, 0, last, caches)
+    caches, _ = read_text(model, token_ids, 0, last, caches)
 
     def step(newest, caches, position):
         hidden, caches = model.decode(newest, caches, position)
         return model.logits(hidden)[:, 0], caches  # (B K, V)
 
-    token_ids, _ = beam_loop(
+    token_ids, scores = beam_loop(
         step,
         repeat_rows(caches, beam_size),
         ops.repeat(token_ids[:, None], beam_size, axis=1),
@@ -286,7 +228,7 @@ def text_loop(model, token_ids, numbers, beam_size):
         may_be_chosen(model, numbers["vocab_size"]),
         numbers,
     )
-    return token_ids[:, 0]  # the best is the first
+    return token_ids[:, 0], scores  # the best is the first
 
 
 def target_loop(model, source, numbers, beam_size):
@@ -331,26 +273,32 @@ def beam_loop(step, caches, token_ids, places, allowed, numbers):
             token that ended it. Places after the last have no meaning.
         scores: float32 tensor (B, K), the penalised log-probabilities.
     """
-    batch, beam_size, room = token_ids.shape
+    batch, beam_size, _ = token_ids.shape
     first, last = places
+    length_penalty = numbers["length_penalty"]
 
-    def advance(position, token_ids, totals, lengths, ended, caches):
+    def advance(position, token_ids, totals, lengths, ended, finished, caches):
         newest = ops.take(token_ids, position, axis=2)  # (B, K)
         logits, caches = step(ops.reshape(newest, (-1, 1)), caches, position)
         continuations = ops.reshape(ops.log_softmax(logits), (batch, beam_size, -1))
         continuations = only_repeats_after_end(continuations, newest, ended, allowed)
         lengths = lengths + ops.cast(~ended, "float32")
-        beams, tokens, totals = choose(continuations, totals, lengths, numbers["length_penalty"])
+        beams, tokens, totals = choose(continuations, totals, lengths, length_penalty)
 
-        token_ids = pick_beams(token_ids, beams)
+        token_ids, lengths = pick_beams(token_ids, beams), pick_beams(lengths, beams)
         token_ids = ops.slice_update(token_ids, (0, 0, position + 1), tokens[..., None])
-        ended = pick_beams(ended, beams) | is_any_of(tokens, numbers["stop_tokens"])
+        had_ended = pick_beams(ended, beams)
+        ended = had_ended | is_any_of(tokens, numbers["stop_tokens"])
+        scores = totals / penalty(lengths, length_penalty)
+        new = ops.where(ended & ~had_ended, scores, IMPOSSIBLE)
+        finished = best_of(finished, (fill_after(token_ids, position + 1), new))
         caches = keras.tree.map_structure(lambda x: reorder_rows(x, beams), caches)
-        return position + 1, token_ids, totals, pick_beams(lengths, beams), ended, caches
+        return position + 1, token_ids, totals, lengths, ended, finished, caches
 
-    def unfinished(position, token_ids, totals, lengths, ended, caches):
+    def unfinished(position, token_ids, totals, lengths, ended, finished, caches):
         return (position < last) & ~ops.all(ended)
 
+    nothing = ops.full((batch, beam_size), IMPOSSIBLE, dtype="float32")
     state = (
         first,
         token_ids,
@@ -358,11 +306,42 @@ def beam_loop(step, caches, token_ids, places, allowed, numbers):
         ops.where(ops.arange(beam_size) == 0, ops.zeros((batch, beam_size)), IMPOSSIBLE),
         ops.zeros((batch, beam_size)),
         ops.zeros((batch, beam_size), dtype="bool"),
+        (token_ids, nothing),
         caches,
     )
-    position, token_ids, totals, lengths, _, _ = ops.while_loop(unfinished, advance, state)
-    token_ids = fill_after(token_ids, position)
-    return token_ids, totals / penalty(lengths, numbers["length_penalty"])
+    position, token_ids, totals, lengths, ended, finished, _ = ops.while_loop(
+        unfinished, advance, state
+    )
+    # An ended beam is among the finished ones already.
+    running = ops.where(ended, IMPOSSIBLE, totals / penalty(lengths, length_penalty))
+    return best_of(finished, (fill_after(token_ids, position), running))
+
+
+def best_of(first, second):
+    """Keep the K best of two sets of texts.
+
+    Args:
+        first: texts int32 (B, K, C) and their scores float32 (B, K).
+        second: the same; of equal scores those of `first` are better.
+
+    Returns:
+        texts and scores, best first.
+    """
+    token_ids, scores = (ops.concatenate(pair, axis=1) for pair in zip(first, second, strict=True))
+    # The rank of each among the 2 K; XLA takes seconds to compile a sort.
+    mine, other = scores[:, :, None], scores[:, None, :]  # (B, 2 K, 1), (B, 1, 2 K)
+    order = ops.arange(scores.shape[1], dtype="int32")
+    is_before = (other > mine) | ((other == mine) & (order[None, :] < order[:, None]))
+    ranks = ops.sum(ops.cast(is_before, "int32"), axis=-1)  # (B, 2 K)
+    wanted = order[: first[1].shape[1], None]  # (K, 1)
+    places = ops.cast(ops.argmax(ranks[:, None] == wanted, axis=-1), "int32")  # (B, K)
+    return pick_beams(token_ids, places), ops.take_along_axis(scores, places, axis=1)
+
+
+def check_scores(scores):
+    """Raise unless the best text of each row has a score, which NaN logits give to none."""
+    if not (np.asarray(scores)[:, 0] > IMPOSSIBLE / 10).all():
+        raise ValueError("model must give finite logits and leave a token to choose, got NaN.")
 
 
 def is_any_of(tokens, stop_tokens):

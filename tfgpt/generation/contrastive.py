@@ -10,17 +10,17 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfgpt.compilation import run_compiled
 from tfgpt.generation.beam import (
     IMPOSSIBLE,
     fill_after,
     is_any_of,
     may_be_chosen,
-    read_chunks,
     reorder_rows,
     repeat_rows,
-    run_compiled,
     search_arguments,
 )
+from tfgpt.generation.cache import read_text
 from tfgpt.validation import check_positive
 
 
@@ -89,16 +89,21 @@ class ContrastiveSearch:
             )
         arguments = search_arguments(model, prompt, max_new_tokens, stop_tokens, vocab_size)
         arguments[1]["alpha"] = np.float32(self.alpha)
-        token_ids = run_compiled(model, contrastive_loop, arguments, self.k)
+        token_ids, newest = run_compiled(model, contrastive_loop, arguments, self.k)
+        if not np.isfinite(ops.convert_to_numpy(ops.cast(newest, "float32"))).all():
+            raise ValueError("model must give finite hidden states, got NaN.")
         return np.asarray(token_ids)[:, : prompt.shape[1] + max_new_tokens]
 
 
 def contrastive_loop(model, token_ids, numbers, k):
-    """Run the search of `ContrastiveSearch`: prompts (B, C) -> texts (B, C)."""
+    """Run the search of `ContrastiveSearch`: prompts (B, C) -> texts (B, C).
+
+    Also returns the final hidden states of the newest tokens, (B, 1, D).
+    """
     batch, room = token_ids.shape
     allowed = may_be_chosen(model, numbers["vocab_size"])
-    hidden, caches = read_chunks(
-        model, token_ids, 0, numbers["length"], model.make_caches(batch, room)
+    caches, hidden = read_text(
+        model, token_ids, 0, numbers["length"], model.make_caches(batch, room), keep_hidden=True
     )
 
     def advance(position, token_ids, newest, directions, ended, caches):
@@ -133,8 +138,8 @@ def contrastive_loop(model, token_ids, numbers, k):
         ops.zeros((batch, 1), dtype="bool"),
         repeat_rows(caches, k),
     )
-    position, token_ids, *_ = ops.while_loop(unfinished, advance, state)
-    return fill_after(token_ids, position - 1)
+    position, token_ids, newest, *_ = ops.while_loop(unfinished, advance, state)
+    return fill_after(token_ids, position - 1), newest
 
 
 def unit_vectors(hidden):

@@ -6,23 +6,16 @@ with the same samplers, but slower. Shape letters: B batch, T length, R room of
 the cache, V vocabulary.
 """
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields
 
 import keras
 import numpy as np
 from keras import ops
 
-from tfgpt.compilation import compile_for, notice_if_slow
-from tfgpt.generation.request import NONE, make_request, stop_token_row
-from tfgpt.generation.samplers import Greedy, adjust_logits, draw, make_samplers, seen_tokens
-
-# Prompt tokens that enter the cache at once. One size for all prompts, so that
-# another prompt length needs no new program.
-CHUNK = 16
-# A cache has room for 256, 512, 1024, ... tokens: a short text reads no long empty one.
-SMALLEST_ROOM = 256
+from tfgpt.compilation import compiled
+from tfgpt.generation.cache import cache_room, read_text
+from tfgpt.generation.request import NONE, make_request, row_generators, stop_token_row
+from tfgpt.generation.samplers import NO_TOKEN, Greedy, adjust_logits, draw, make_samplers
 
 
 def generate(
@@ -37,14 +30,18 @@ def generate(
     *,
     min_p=None,
     repetition_penalty=None,
+    no_repeat_ngram_size=None,
     samplers=None,
+    strategy=None,
+    num_samples=1,
     vocab_size=None,
 ):
     """Continue prompts with tokens drawn from a GPT.
 
     Only the last `context_length` tokens are seen; a longer text slides through
     that window. Padding is never generated if the model has a pad_id. Prompts may
-    have different lengths: each is continued as it would be alone.
+    have different lengths: each is continued as it would be alone, with the same seed
+    too; only if the same prompt comes again, it draws other numbers.
 
     The first call for a batch size and a kind of samplers compiles the loop. Other
     prompts, lengths, temperatures, k, p, seeds and stop tokens use the same
@@ -69,9 +66,16 @@ def generate(
             the likeliest; None: all.
         repetition_penalty: float > 0, tokens in the text get smaller logits if it
             is above 1; None: they do not.
-        samplers: list of samplers in place of the five settings above, or an object
-            with a method search(model, prompt, max_new_tokens, stop_tokens,
-            vocab_size) -> int array (B, T + N). A search must fit the context.
+        no_repeat_ngram_size: int in [1, 8], no run of so many tokens comes twice in a
+            text, prompt included; None: it may.
+        samplers: list of samplers in place of the settings temperature to
+            no_repeat_ngram_size.
+        strategy: how the text is found: None draws token by token; BeamSearch(...),
+            ContrastiveSearch(...), SpeculativeDecoding(...), or an object with a method
+            search(model, prompt, max_new_tokens, stop_tokens, vocab_size) ->
+            int array (B, T + N). A text must fit the context then.
+        num_samples: int >= 1, continuations of each prompt, one after the other: row
+            i x num_samples + j is number j of prompt i.
         vocab_size: int in [1, V], ids from it on are never generated; None: V.
 
     Returns:
@@ -79,9 +83,10 @@ def generate(
         (without padding) a list of B arrays, each N longer than its prompt.
 
     Raises:
-        TypeError: if the prompt is not integer, or samplers holds something else.
-        ValueError: if an argument is outside its range, the prompt is empty, an
-            id is outside the vocabulary, or samplers is given with a setting.
+        TypeError: if the prompt is not integer, or samplers or strategy is something else.
+        ValueError: if an argument is outside its range, the prompt is empty, an id is
+            outside the vocabulary, a stop token can never be written, samplers is given
+            with a setting, or the model's logits are NaN or leave no token.
 
     Example:
         >>> from tfgpt import GPT
@@ -105,10 +110,15 @@ def generate(
         seed=seed,
         min_p=min_p,
         repetition_penalty=repetition_penalty,
+        no_repeat_ngram_size=no_repeat_ngram_size,
         samplers=samplers,
+        strategy=strategy,
+        num_samples=num_samples,
         vocab_size=vocab_size,
     )
-    if hasattr(request.samplers, "search"):
+    if hasattr(request.strategy, "write"):
+        rows = request.strategy.write(request)
+    elif request.strategy is not None:
         rows = search_by_length(request)
     else:
         decoding = Decoding(request)
@@ -131,7 +141,7 @@ def search_by_length(request):
     for length in sorted(set(lengths)):
         places = [place for place, other in enumerate(lengths) if other == length]
         prompts = np.stack([request.prompts[place] for place in places])
-        found = request.samplers.search(
+        found = request.strategy.search(
             request.model,
             prompts,
             request.max_new_tokens,
@@ -164,16 +174,18 @@ class Decoding:
         self.token_ids = np.zeros((len(self.lengths), width), dtype="int32")
         for row, prompt in zip(self.token_ids, request.prompts, strict=True):
             row[: len(prompt)] = prompt
-        # One random point per token: the same for the cached and the sliding part.
-        shape = (self.total, len(self.lengths))
-        self.points = np.random.default_rng(request.seed).random(shape, dtype="float32")
+        # One random number per new token: the same for the cached and the sliding part.
+        self.random_numbers = np.zeros((self.total, len(self.lengths)), dtype="float32")
+        for row, generator in enumerate(row_generators(request)):
+            numbers = generator.random(request.max_new_tokens, dtype="float32")
+            self.random_numbers[self.lengths[row] : self.ends[row], row] = numbers
         # Places below it are written in every row.
         self.position = int(self.lengths.min())
         # The stop token that ended a row.
         self.endings = np.full(len(self.lengths), NONE, dtype="int32")  # (B,)
         has_cache = hasattr(self.model, "decode")
         self.cached = min(self.total, self.model.context_length) if has_cache else 0
-        self.state = None
+        self.state = self.program = None
 
     def advance(self, until):
         """Write tokens up to place `until`, or until every row has ended."""
@@ -191,18 +203,34 @@ class Decoding:
         if self.state is None:
             self.start_cache()
         arguments = self.state, ops.convert_to_tensor(until, "int32"), self.settings
-        run = compiled_loop(self.model, self.request.samplers, arguments)
-        self.state = run(*arguments)
+        if self.program is None:
+            # Up to place 0 there is nothing to write: the first call only compiles.
+            first = (self.state, ops.zeros((), dtype="int32"), self.settings)
+            kinds = tuple(type(sampler) for sampler in self.request.samplers)
+            self.program = compiled(
+                self.model, decode_loop, arguments, kinds, first_arguments=first
+            )
+        self.state = self.program.run(*arguments)
         written = np.asarray(self.state["token_ids"])
         self.token_ids[:, : self.cached] = written[:, : self.cached]
         self.endings = np.array(self.state["endings"])
         self.position = int(self.state["position"])
+        self.check_written()
+
+    def check_written(self):
+        """Raise if a place below `position` holds no token."""
+        rows, places = np.nonzero(self.token_ids[:, : self.position] == NO_TOKEN)
+        if len(rows):
+            raise ValueError(
+                "model must give finite logits and leave a token to choose, got NaN, infinity or "
+                f"none at place {places.min()} of row {rows[places.argmin()]}."
+            )
 
     def start_cache(self):
         """Make the state and the settings of `decode_loop`; they stay on the device."""
         batch, room = len(self.lengths), cache_room(self.cached, self.model.context_length)
-        points = np.zeros((room, batch), dtype="float32")
-        points[: self.cached] = self.points[: self.cached]
+        random_numbers = np.zeros((room, batch), dtype="float32")
+        random_numbers[: self.cached] = self.random_numbers[: self.cached]
         state = {
             "token_ids": self.token_ids[:, :room],
             "position": np.int32(self.position),
@@ -210,7 +238,7 @@ class Decoding:
             "endings": self.endings,
         }
         settings = {
-            "points": points,
+            "random_numbers": random_numbers,
             "lengths": self.lengths,
             "ends": self.ends,
             "stop_tokens": stop_token_row(self.request.stop_tokens),
@@ -235,10 +263,11 @@ class Decoding:
         window = self.token_ids[:, start : start + context]  # (B, C), one shape for all steps
         logits = self.model.predict_on_batch(window)[:, place - 1 - start]  # (B, V)
         logits = hide_tokens(logits, pad_id_of(self.model), self.request.vocab_size)
-        points = self.points[place]  # (B,)
-        chosen = choose_tokens(self.request.samplers, logits, self.token_ids, place, points)
+        numbers = self.random_numbers[place]  # (B,)
+        chosen = choose_tokens(self.request.samplers, logits, self.token_ids, place, numbers)
         chosen = np.asarray(chosen)
         self.token_ids[is_written, place] = chosen[is_written]
+        self.check_written()
         ends = is_written & np.isin(chosen, self.request.stop_tokens)
         self.endings[ends] = chosen[ends]
 
@@ -251,27 +280,6 @@ class Decoding:
         return [row[:end] for row, end in zip(token_ids, self.ends, strict=True)]
 
 
-def cache_room(total, context_length):
-    """Choose how many tokens a cache holds.
-
-    Args:
-        total: int, the tokens it must hold, at most context_length.
-        context_length: int.
-
-    Returns:
-        int, the smallest of 256, 512, 1024, ... that is enough, or context_length if
-        that is less.
-
-    Example:
-        >>> [cache_room(total, context_length=1000) for total in (9, 256, 257, 513)]
-        [256, 256, 512, 1000]
-    """
-    room = SMALLEST_ROOM
-    while room < total:
-        room *= 2
-    return min(room, context_length)
-
-
 def sampler_numbers(sampler):
     """Return the numbers of a sampler as float32 tensors, by name."""
     return {
@@ -280,79 +288,23 @@ def sampler_numbers(sampler):
     }
 
 
-@dataclass(frozen=True)
-class Program:
-    """A compiled decoding loop.
-
-    Args:
-        run: function (state, until, settings) -> state.
-        compile_seconds: float, how long it took to compile.
-    """
-
-    run: Callable
-    compile_seconds: float
-
-    def __call__(self, *arguments):
-        """Run the loop."""
-        return self.run(*arguments)
-
-
-def compiled_loop(model, samplers, arguments):
-    """Return the compiled decoding loop for arguments of these shapes.
-
-    Args:
-        model: GPT.
-        samplers: list of samplers; only their types count.
-        arguments: state, until and settings, as `decode_loop` takes them; only
-            their shapes count.
-
-    Returns:
-        Program.
-    """
-    # Kept with the model, so that the programs live as long as its weights.
-    programs = model.__dict__.setdefault("generation_programs", {})
-    shape = tuple(arguments[0]["token_ids"].shape)
-    key = (*shape, model.compute_dtype, tuple(type(sampler) for sampler in samplers))
-    if key not in programs:
-        programs[key] = compile_loop(model, samplers, arguments)
-    return programs[key]
-
-
-def compile_loop(model, samplers, arguments):
-    """Compile `decode_loop`, with a notice if that takes long; return a Program."""
-
-    def loop(*arguments):
-        return decode_loop(model, samplers, *arguments)
-
-    started = time.perf_counter()
-    with notice_if_slow():
-        run = compile_for(model, loop, arguments)
-        # XLA compiles in the first call. Up to place 0 there is nothing to write.
-        state, _, settings = arguments
-        run(state, ops.zeros((), dtype="int32"), settings)
-    return Program(run, time.perf_counter() - started)
-
-
-def decode_loop(model, samplers, state, until, settings):
+def decode_loop(model, state, until, settings, kinds):
     """Write tokens up to place `until`, or until every row has ended.
 
     Args:
         model: GPT.
-        samplers: list of samplers; their numbers come from `settings`.
         state: dict: token_ids int32 (B, R), caches, endings int32 (B,), and two
             scalars: position, below which places are written, and read, below which
             they are in the caches.
         until: int32 scalar.
-        settings: dict: points float32 (R, B), lengths and ends int32 (B,), stop_tokens
-            int32 (8,), pad_id, vocab_size, and the numbers of each sampler.
+        settings: dict: random_numbers float32 (R, B), lengths and ends int32 (B,),
+            stop_tokens int32 (8,), pad_id, vocab_size, and the numbers of each sampler.
+        kinds: tuple of classes, the samplers.
 
     Returns:
         dict, the new state.
     """
-    samplers = [
-        replace(sampler, **numbers)
-        for sampler, numbers in zip(samplers, settings["numbers"], strict=True)
-    ]
+    samplers = [kind(**numbers) for kind, numbers in zip(kinds, settings["numbers"], strict=True)]
 
     def unfinished(position, token_ids, caches, endings):
         return (position < until) & ops.any((endings == NONE) & (position < settings["ends"]))
@@ -362,8 +314,8 @@ def decode_loop(model, samplers, state, until, settings):
         hidden, caches = model.decode(newest, caches, position - 1)
         logits = model.logits(hidden)[:, 0]  # (B, 1, V) -> (B, V)
         logits = hide_tokens(logits, settings["pad_id"], settings["vocab_size"])
-        points = ops.take(settings["points"], position, axis=0)  # (B,)
-        chosen = choose_tokens(samplers, logits, token_ids, position, points)
+        numbers = ops.take(settings["random_numbers"], position, axis=0)  # (B,)
+        chosen = choose_tokens(samplers, logits, token_ids, position, numbers)
         chosen = ops.where(endings == NONE, chosen, endings)
         in_prompt = position < settings["lengths"]
         is_stop = ops.any(chosen[:, None] == settings["stop_tokens"], axis=-1)
@@ -372,10 +324,13 @@ def decode_loop(model, samplers, state, until, settings):
         token_ids = ops.slice_update(token_ids, (0, position), chosen[:, None])
         return position + 1, token_ids, caches, endings
 
+    # All written places but the last, which is read when it is used.
+    end = ops.minimum(state["position"], until) - 1
+    caches, _ = read_text(model, state["token_ids"], state["read"], end, state["caches"])
     position, token_ids, caches, endings = ops.while_loop(
         unfinished,
         write_token,
-        (state["position"], state["token_ids"], read_prompt(model, state, until), state["endings"]),
+        (state["position"], state["token_ids"], caches, state["endings"]),
     )
     return {
         "token_ids": token_ids,
@@ -386,28 +341,7 @@ def decode_loop(model, samplers, state, until, settings):
     }
 
 
-def read_prompt(model, state, until):
-    """Return the caches with all written places but the last, which is read when used."""
-    token_ids = state["token_ids"]
-    room = token_ids.shape[1]
-    chunk = min(CHUNK, room)
-
-    def unread(start, caches):
-        return start < ops.minimum(state["position"], until) - 1
-
-    def read_chunk(start, caches):
-        # The last chunk begins earlier, so that it does not pass the cache. What it
-        # holds beyond the written places is overwritten before it is seen.
-        first = ops.minimum(start, room - chunk)
-        places = first + ops.arange(chunk, dtype="int32")
-        _, caches = model.decode(ops.take(token_ids, places, axis=1), caches, first)
-        return start + chunk, caches
-
-    _, caches = ops.while_loop(unread, read_chunk, (state["read"], state["caches"]))
-    return caches
-
-
-def choose_tokens(samplers, logits, token_ids, position, points):
+def choose_tokens(samplers, logits, token_ids, position, random_numbers):
     """Choose the next token of each row.
 
     Args:
@@ -415,18 +349,19 @@ def choose_tokens(samplers, logits, token_ids, position, points):
         logits: float32 tensor (B, V).
         token_ids: int32 tensor (B, T), the texts.
         position: int scalar, how many tokens of each text are written.
-        points: float tensor (B,), uniform in [0, 1), where tokens are drawn.
+        random_numbers: float tensor (B,), uniform in [0, 1), where tokens are drawn.
 
     Returns:
-        int32 tensor (B,).
+        int32 tensor (B,); -1 if the logits are NaN or leave no token.
     """
-    seen = None
-    if any(getattr(sampler, "uses_seen", False) for sampler in samplers):
-        seen = seen_tokens(token_ids, position, logits.shape[-1])
+    logits = adjust_logits(samplers, logits, token_ids, position)
     if samplers and isinstance(samplers[-1], Greedy):
-        logits = adjust_logits(samplers[:-1], logits, seen)
-        return ops.cast(ops.argmax(logits, axis=-1), "int32")
-    return draw(ops.softmax(adjust_logits(samplers, logits, seen), axis=-1), points)
+        # NaN fails every comparison; a compiled max or isfinite need not see it.
+        possible = (logits > -np.inf) & (logits < np.inf)
+        logits = ops.where(possible, logits, -np.inf)
+        likeliest = ops.cast(ops.argmax(logits, axis=-1), "int32")
+        return ops.where(ops.any(possible, axis=-1), likeliest, NO_TOKEN)
+    return draw(ops.softmax(logits, axis=-1), random_numbers)
 
 
 def hide_tokens(logits, pad_id, vocab_size):
@@ -466,4 +401,4 @@ def next_token_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
     logits = ops.convert_to_tensor(logits, dtype="float32")
     if temperature == 0:
         return ops.one_hot(ops.argmax(logits, axis=-1), logits.shape[-1], dtype="float32")
-    return ops.softmax(adjust_logits(samplers, logits, None), axis=-1)
+    return ops.softmax(adjust_logits(samplers, logits), axis=-1)

@@ -1,6 +1,7 @@
 """What `generate` is asked for: its arguments, checked and in one form."""
 
 import warnings
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,8 @@ class Request:
         model: as in `generate`.
         prompts: list of B int32 arrays (T,).
         max_new_tokens: int, N.
-        samplers: list of samplers, or an object with a method search.
+        samplers: list of samplers.
+        strategy: object with a method write(request) or search(...), or None.
         stop_tokens: tuple of int.
         seed: int or None.
         vocab_size: int, ids from it on are never generated.
@@ -30,7 +32,8 @@ class Request:
     model: object
     prompts: list
     max_new_tokens: int
-    samplers: object
+    samplers: list
+    strategy: object
     stop_tokens: tuple
     seed: int | None
     vocab_size: int
@@ -44,45 +47,74 @@ def make_request(
     stop_token=None,
     seed=None,
     samplers=None,
+    strategy=None,
+    num_samples=1,
     vocab_size=None,
     **settings,
 ):
     """Check the arguments of `generate`; `settings` are those of `make_samplers`."""
-    check_positive("max_new_tokens", max_new_tokens)
+    if hasattr(samplers, "write") or hasattr(samplers, "search"):
+        samplers, strategy = None, samplers
+    if strategy is not None and not hasattr(strategy, "write") and not hasattr(strategy, "search"):
+        raise TypeError(
+            "strategy must be BeamSearch, ContrastiveSearch, SpeculativeDecoding or an object "
+            f"with a method search, got {strategy!r}."
+        )
     made = make_samplers(**settings)
-    if samplers is None:
-        samplers = made
-    else:
-        check_alone(settings)
-    if not hasattr(samplers, "search"):
+    if samplers is not None:
+        check_alone("samplers", settings)
         check_samplers(samplers)
+    if hasattr(strategy, "search"):  # it draws nothing
+        check_alone("this strategy", {**settings, "samplers": samplers})
     if seed is not None:
         check_integer("seed", seed, minimum=0)
+    check_positive("num_samples", num_samples)
+    prompts = check_prompts(model, prompt_ids)
+    vocab_size = check_vocab_size(model, vocab_size)
     return Request(
         model=model,
-        prompts=check_prompts(model, prompt_ids),
-        max_new_tokens=max_new_tokens,
-        samplers=samplers,
-        stop_tokens=check_stop_tokens(model, stop_token),
+        prompts=[prompt for prompt in prompts for _ in range(num_samples)],
+        max_new_tokens=check_positive("max_new_tokens", max_new_tokens),
+        samplers=made if samplers is None else samplers,
+        strategy=strategy,
+        stop_tokens=check_stop_tokens(model, stop_token, vocab_size),
         seed=seed,
-        vocab_size=check_vocab_size(model, vocab_size),
+        vocab_size=vocab_size,
     )
 
 
-def check_alone(settings):
-    """Raise if a setting of `make_samplers` is given next to samplers."""
+def row_generators(request):
+    """Make one random generator per prompt: list of B numpy Generators.
+
+    It depends on the seed, the prompt and how often the same prompt came before: so a
+    prompt goes on as it would alone, and several samples of one prompt differ.
+    """
+    entropy = np.random.SeedSequence(request.seed).entropy
+    counts, generators = Counter(), []
+    for prompt in request.prompts:
+        key = prompt.tobytes()
+        generators.append(np.random.default_rng([entropy, counts[key], *prompt.tolist()]))
+        counts[key] += 1
+    return generators
+
+
+def check_alone(other, settings):
+    """Raise if a setting of `make_samplers` is given next to what it has no effect on."""
     defaults = {"temperature": 1.0}
     for name, value in settings.items():
-        if value != defaults.get(name):
-            raise ValueError(f"{name} must not be given with samplers, got {value!r}.")
+        if value is not None and value != defaults.get(name):
+            raise ValueError(f"{name} must not be given with {other}, got {value!r}.")
 
 
-def check_stop_tokens(model, stop_token):
-    """Return the stop tokens as a tuple of int."""
+def check_stop_tokens(model, stop_token, vocab_size):
+    """Return the stop tokens as a tuple of int; raise if one can never be written."""
     if stop_token is None or (isinstance(stop_token, (list, tuple)) and not stop_token):
         return ()
     tokens = np.asarray(stop_token)
-    check_token_ids("stop_token", tokens, model.vocab_size)
+    check_token_ids("stop_token", tokens, vocab_size)
+    pad_id = getattr(model, "pad_id", None)
+    if pad_id is not None and (tokens == pad_id).any():
+        raise ValueError(f"stop_token must not be the pad_id={pad_id}, which is never written.")
     if tokens.ndim > 1 or tokens.size > MOST_STOP_TOKENS:
         raise ValueError(
             f"stop_token must be an integer or at most {MOST_STOP_TOKENS} of them, "

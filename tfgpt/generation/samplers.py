@@ -20,7 +20,16 @@ ANY = ("a number", lambda number: True)
 POSITIVE = ("> 0 and finite", lambda number: 0 < number < np.inf)
 NOT_NEGATIVE = (">= 0 and finite", lambda number: 0 <= number < np.inf)
 POSITIVE_SHARE = ("in (0, 1]", lambda number: 0 < number <= 1)
+LONGEST_NGRAM = 8
+NGRAM = (
+    f"an integer in [1, {LONGEST_NGRAM}]",
+    lambda number: 1 <= number <= LONGEST_NGRAM and number == int(number),
+)
 SHARE = ("in [0, 1]", lambda number: 0 <= number <= 1)
+# No token can be chosen.
+NO_TOKEN = -1
+# What a sum of float32 probabilities may be off.
+ROUNDING = 1e-6
 # Logits are divided by a temperature of at least this: float32 makes no infinity of them.
 LOWEST_TEMPERATURE = 1e-20
 HIGHEST_TEMPERATURE = 1e30
@@ -101,6 +110,8 @@ class TopK:
 class TopP:
     """Keep the fewest likeliest tokens whose probabilities sum to at least p.
 
+    A sum that misses p by less than 1e-6 is p, rounded.
+
     Args:
         p: float in (0, 1]; 1 keeps all.
 
@@ -126,7 +137,7 @@ class TopP:
         logits = ops.convert_to_tensor(logits, "float32")
         p = ops.convert_to_tensor(self.p, "float32")
         # Rounding can let the sum reach 1 before the last token.
-        p = ops.where(p < 1.0, p, np.inf)
+        p = ops.where(p < 1.0, ops.maximum(p - ROUNDING, np.finfo("float32").tiny), np.inf)
         return keep_likeliest(logits, ops.softmax(logits, axis=-1), p)
 
 
@@ -197,7 +208,60 @@ class RepetitionPenalty:
         return ops.where(seen, penalised, logits)
 
 
-def make_samplers(temperature=1.0, top_k=None, top_p=None, min_p=None, repetition_penalty=None):
+@dataclass(frozen=True)
+class NoRepeatNGram:
+    """Forbid the token that would repeat a run of n tokens of the text.
+
+    Args:
+        n: int in [1, 8]; 1 lets no token come twice.
+
+    Raises:
+        ValueError: if n is outside its range.
+
+    Example:
+        >>> text = np.array([[3, 1, 2, 3, 1]], "int32")  # 3 1 was followed by 2
+        >>> np.array(NoRepeatNGram(3).adjust_text(np.zeros((1, 4)), text, 5)).tolist()
+        [[0.0, 0.0, -inf, 0.0]]
+
+    Source: Paulus et al., "A Deep Reinforced Model for Abstractive Summarization"
+    (2018), section 2.5.
+    """
+
+    n: int
+
+    def __post_init__(self):
+        check_number("n", self.n, NGRAM)
+
+    def adjust(self, logits, seen):
+        """Leave logits as they are: without the text nothing is known."""
+        return logits
+
+    def adjust_text(self, logits, token_ids, length):
+        """Forbid by the first `length` tokens: (B, V) and int32 (B, T) -> (B, V)."""
+        logits = ops.convert_to_tensor(logits, "float32")
+        token_ids = ops.convert_to_tensor(token_ids, "int32")
+        batch, room = token_ids.shape
+        n = ops.cast(self.n, "int32")
+        places = ops.arange(room, dtype="int32")
+        repeats = (places >= n - 1) & (places < length)  # (T,): may end a run of n
+        repeats = ops.broadcast_to(repeats, (batch, room))
+        for back in range(1, LONGEST_NGRAM):
+            newest = ops.take(token_ids, ops.maximum(length - back, 0), axis=1)[:, None]
+            before = ops.take(token_ids, ops.maximum(places - back, 0), axis=1)
+            repeats = repeats & ((before == newest) | (back >= n))
+        # A text that is too short has no run yet.
+        repeats = repeats & (length >= n - 1)
+        return ops.where(marked(token_ids, repeats, logits.shape[-1]), -np.inf, logits)
+
+
+def make_samplers(
+    temperature=1.0,
+    top_k=None,
+    top_p=None,
+    min_p=None,
+    repetition_penalty=None,
+    no_repeat_ngram_size=None,
+):
     """Turn the settings of `generate` into samplers, in the order of their use.
 
     Args:
@@ -206,10 +270,11 @@ def make_samplers(temperature=1.0, top_k=None, top_p=None, min_p=None, repetitio
         top_p: float in (0, 1] or None.
         min_p: float in [0, 1] or None.
         repetition_penalty: float > 0 or None.
+        no_repeat_ngram_size: int in [1, 8] or None.
 
     Returns:
-        list of samplers: repetition penalty, temperature, top-k, top-p, min-p. What
-        is None is left out.
+        list of samplers: repetition penalty, n-grams, temperature, top-k, top-p, min-p.
+        What is None is left out.
 
     Raises:
         ValueError: if a setting is outside its range.
@@ -227,10 +292,12 @@ def make_samplers(temperature=1.0, top_k=None, top_p=None, min_p=None, repetitio
         ("top_p", top_p, POSITIVE_SHARE),
         ("min_p", min_p, SHARE),
         ("repetition_penalty", repetition_penalty, POSITIVE),
+        ("no_repeat_ngram_size", no_repeat_ngram_size, NGRAM),
     ):
         if value is not None:
             check_number(name, value, rule)
-    penalties = [] if repetition_penalty is None else [RepetitionPenalty(repetition_penalty)]
+    limits = ((RepetitionPenalty, repetition_penalty), (NoRepeatNGram, no_repeat_ngram_size))
+    penalties = [kind(number) for kind, number in limits if number is not None]
     if temperature == 0:
         return [*penalties, Greedy()]
     limits = ((TopK, top_k), (TopP, top_p), (MinP, min_p))
@@ -264,28 +331,55 @@ def check_samplers(samplers):
             check_number(name, getattr(sampler, field.name), ANY)
 
 
-def adjust_logits(samplers, logits, seen):
-    """Apply samplers one after the other: float32 (B, V) -> (B, V)."""
+def reads_text(sampler):
+    """Say whether a sampler looks at the tokens of the text."""
+    return getattr(sampler, "uses_seen", False) or hasattr(sampler, "adjust_text")
+
+
+def adjust_logits(samplers, logits, token_ids=None, length=None):
+    """Apply samplers one after the other.
+
+    Args:
+        samplers: list of samplers.
+        logits: float32 tensor (B, V).
+        token_ids: int32 tensor (B, T), the texts; None: unknown, and no sampler reads them.
+        length: int scalar, how many tokens of each text count.
+
+    Returns:
+        float32 tensor (B, V).
+    """
+    seen = None
+    if any(getattr(sampler, "uses_seen", False) for sampler in samplers):
+        seen = seen_tokens(token_ids, length, logits.shape[-1])
     for sampler in samplers:
-        logits = sampler.adjust(logits, seen)
+        if hasattr(sampler, "adjust_text"):
+            logits = sampler.adjust_text(logits, token_ids, length)
+        else:
+            logits = sampler.adjust(logits, seen)
     return logits
 
 
 def draw(probabilities, points):
-    """Pick the token at a random point of the distribution.
+    """Pick the token at a random point of the distribution, never one of probability 0.
 
     Args:
         probabilities: float tensor (B, V), rows sum to 1.
         points: float tensor (B,), uniform in [0, 1).
 
     Returns:
-        int32 tensor (B,).
+        int32 tensor (B,); -1 if no token has a probability above 0 (all are NaN, say).
     """
     limits = ops.cumsum(probabilities, axis=-1)
     points = points[:, None] * limits[:, -1:]
-    # Rounding can put a point on the last limit; no token lies beyond that.
-    beyond = (limits <= points) & (limits < limits[:, -1:])
-    return ops.sum(ops.cast(beyond, "int32"), axis=-1)
+    token_ids = ops.arange(probabilities.shape[-1], dtype="int32")
+    # A compiler may add in another order for each token, so that the limits do not rise
+    # everywhere, and rounding can put a point on the last limit: only tokens that can be
+    # drawn are looked at, and the last of them takes what lies beyond.
+    possible = probabilities > 0
+    beyond = probabilities.shape[-1]
+    first = ops.min(ops.where(possible & (limits > points), token_ids, beyond), axis=-1)
+    last = ops.max(ops.where(possible, token_ids, NO_TOKEN), axis=-1)
+    return ops.minimum(first, last)
 
 
 def seen_tokens(token_ids, length, vocab_size):
@@ -303,14 +397,20 @@ def seen_tokens(token_ids, length, vocab_size):
         >>> np.array(seen_tokens(np.array([[2, 0, 1]], "int32"), 2, vocab_size=4)).tolist()
         [[True, False, True, False]]
     """
+    counts = ops.arange(token_ids.shape[1], dtype="int32") < length
+    return marked(token_ids, ops.broadcast_to(counts, token_ids.shape), vocab_size)
+
+
+def marked(token_ids, is_marked, vocab_size):
+    """Mark the tokens at some places: int32 (B, T) and bool (B, T) -> bool (B, V)."""
     batch, room = token_ids.shape
-    # What does not count yet is replaced by the first token, which does.
-    counts = ops.arange(room, dtype="int32") < length
-    tokens = ops.where(counts, token_ids, token_ids[:, :1])
+    # What is not marked goes to one column more, which is cut off.
+    tokens = ops.where(is_marked, token_ids, vocab_size)
     rows = ops.broadcast_to(ops.arange(batch, dtype="int32")[:, None], (batch, room))
     places = ops.reshape(ops.stack([rows, tokens], axis=-1), (-1, 2))
     marks = ops.ones((batch * room,), dtype="bool")
-    return ops.scatter_update(ops.zeros((batch, vocab_size), dtype="bool"), places, marks)
+    table = ops.zeros((batch, vocab_size + 1), dtype="bool")
+    return ops.scatter_update(table, places, marks)[:, :vocab_size]
 
 
 def keep_likeliest(logits, weights, target):

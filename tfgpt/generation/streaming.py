@@ -32,8 +32,8 @@ def stream(model, tokenizer, prompt, max_new_tokens, **settings):
 
     Raises:
         TypeError: if an argument has a wrong type or is unknown.
-        ValueError: if an argument is outside its range, the prompt has no token, or
-            samplers is a search, which has no text before its end.
+        ValueError: if an argument is outside its range, the prompt has no token, or a
+            strategy is given, which has no text before its end.
 
     Example:
         >>> from tfgpt import GPT, CharTokenizer
@@ -43,17 +43,17 @@ def stream(model, tokenizer, prompt, max_new_tokens, **settings):
         >>> [len(piece) for piece in pieces]
         [1, 1, 1]
     """
-    if hasattr(settings.get("samplers"), "search"):
-        raise ValueError(
-            "samplers must be a list of samplers to stream, got a search: its text is known at "
-            "its end only."
-        )
     token_ids = tokenizer.encode(prompt)
     if len(token_ids) == 0:
         raise ValueError(f"prompt must have at least one token, got {prompt!r}.")
     if settings.get("vocab_size") is None:
         settings["vocab_size"] = min(tokenizer.vocab_size, model.vocab_size)
     request = make_request(model, token_ids, max_new_tokens, **settings)
+    if request.strategy is not None or len(request.prompts) != 1:
+        raise ValueError(
+            "strategy must be None and num_samples 1 to stream, got "
+            f"{request.strategy!r} and {len(request.prompts)}: a search knows its text at its end."
+        )
     return text_pieces(tokenizer, new_tokens(Decoding(request)))
 
 
