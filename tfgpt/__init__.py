@@ -6,6 +6,13 @@ Importing tfgpt needs keras, numpy and one Keras backend. Modules that need more
 
 import importlib
 
+from tfgpt import former_paths
+from tfgpt.machine.quiet import quiet_start
+
+with quiet_start():  # the first import of TensorFlow
+    import keras  # noqa: F401
+
+# ruff: noqa: E402, I001
 from tfgpt import (
     attention,
     data,
@@ -52,6 +59,7 @@ from tfgpt.training import evaluate, make_train_step, set_seed, train
 from tfgpt.transformer import Decoder, Encoder, Transformer
 
 __version__ = "0.1.0"
+former_paths.install()
 
 # Loaded when first used: a program that trains needs no figures, checks or doctor.
 LAZY = {

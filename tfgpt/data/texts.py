@@ -2,7 +2,15 @@
 
 from pathlib import Path
 
-DATA_FOLDER = Path(__file__).resolve().parents[2] / "data"
+
+def find_data():
+    """Return the folder of the bundled texts: inside an installed wheel, or the repository's."""
+    package = Path(__file__).resolve().parents[1]
+    bundled = package / "bundled"  # made when a wheel is built
+    return bundled if bundled.is_dir() else package.parent / "data"
+
+
+DATA_FOLDER = find_data()
 CORPORA = ("shakespeare", "chinese_poems")
 # How files begin that are often taken for text.
 FILE_STARTS = {
