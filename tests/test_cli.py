@@ -7,15 +7,15 @@ import subprocess
 import sys
 import time
 
-import keras
 import pytest
 
-from tfgpt import CharTokenizer, cli
+from tfgpt import CharTokenizer, LanguageModel, cli
 from tfgpt.tasks import demo
 
 FILES = {
     "checkpoint",
-    "model.keras",
+    "config.json",
+    "weights.safetensors",
     "tokenizer.json",
     "history.csv",
     "loss.png",
@@ -23,6 +23,9 @@ FILES = {
     "sample.txt",
 }
 TRANSLATION_FILES = {
+    "config.json",
+    "tokenizer.json",
+    "weights.safetensors",
     "attention.html",
     "checkpoint",
     "history.csv",
@@ -48,7 +51,7 @@ def small_text(tmp_path):
         (["demo", "--corpus", "{latin1}"], "corpus must be UTF-8 text.*0xe9 at offset 3"),
         (["demo", "--corpus", "{short}"], "corpus must have more than 1,285 characters"),
         (["demo", "--corpus", "{text}", "--steps", "0"], "steps must be an integer >= 1, got 0"),
-        (["generate", "--run-dir", "nothing"], "--run-dir must hold a trained model"),
+        (["generate", "--run-dir", "nothing"], "folder must hold config.json"),
         (["train-translation", "--corpus", "{text}"], "source and translation on every line, .*1"),
         (["train-translation", "--steps", "0"], "steps must be an integer >= 1, got 0"),
         (["translate", "", "--checkpoint", "nothing"], "folder must be verses_en-es, .*'nothing'"),
@@ -85,7 +88,8 @@ def test_demo_writes_its_files_and_generate_continues_a_prompt(tmp_path, small_t
     assert list(rows[-1]) == ["step", "loss", "val_loss", "tokens_per_s", "seconds"]
     assert rows[-1]["step"] == "3" and float(rows[-1]["val_loss"]) > 0
 
-    model = keras.saving.load_model(run_dir / "model.keras")
+    text_model = LanguageModel.load(run_dir)
+    model = text_model.model
     assert model.vocab_size == 14  # 13 characters and padding
     assert cli.main(["generate", "--prompt", "明月", "--tokens", "5", *arguments]) == 0
     written = capsys.readouterr().out

@@ -1,5 +1,7 @@
 """Likely mistakes of users: each gets one clear error, and nothing already written is lost."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import pytest
 import tfgpt
 from tfgpt import data, plotting
 from tfgpt.positional import PositionalEmbedding
+from tfgpt.runs import set_aside
 from tfgpt.tasks import demo
 from tfgpt.training import evaluate, make_train_step, train
 
@@ -31,11 +34,26 @@ def test_a_new_demo_sets_earlier_ones_aside(tmp_path):
     for content in ("first", "second"):
         (tmp_path / "demo").mkdir()
         (tmp_path / "demo" / "history.csv").write_text(content)
-        demo.set_aside(tmp_path / "demo")
-    demo.set_aside(tmp_path / "demo")  # nothing there: nothing to do
+        (tmp_path / "demo" / "config.json").write_text('{"class_name": "GPT", "run": {}}')
+        set_aside(tmp_path / "demo")
+    set_aside(tmp_path / "demo")  # nothing there: nothing to do
     assert (tmp_path / "demo.1" / "history.csv").read_text() == "first"
     assert (tmp_path / "demo.2" / "history.csv").read_text() == "second"
     assert not (tmp_path / "demo").exists()
+
+
+def test_a_folder_that_is_no_run_is_never_renamed(tmp_path, monkeypatch):
+    """A thesis may hold a history.csv too; and nobody renames the folder that one stands in."""
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "history.csv").write_text("year,event")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text('{"class_name": "GPT", "run": {}}')
+    monkeypatch.chdir(tmp_path / "run")
+    for folder in (tmp_path / "thesis", Path(), tmp_path / "run"):
+        with pytest.raises(ValueError, match="run_dir must be a new folder or that of an earlier"):
+            set_aside(folder)
+    assert (tmp_path / "thesis" / "history.csv").read_text() == "year,event"
+    assert (tmp_path / "run").exists()
 
 
 def test_a_text_too_short_for_the_demo_is_refused_with_the_length_it_needs(tmp_path):

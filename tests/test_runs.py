@@ -14,8 +14,9 @@ import keras
 import numpy as np
 import pytest
 
-from tfgpt import GPT, runs
+from tfgpt import GPT, CharTokenizer, LanguageModel, runs
 from tfgpt.data.batches import random_batches
+from tfgpt.schedules import WarmupLinearDecay
 from tfgpt.training import train
 
 pytestmark = pytest.mark.requires_tensorflow
@@ -33,6 +34,7 @@ def make_model(seed=0, **options):
 
 def make_table(rows=VOCAB):
     """Make the smallest model, a table of logits."""
+    keras.utils.set_random_seed(0)
     return keras.Sequential(
         [keras.Input((None,), dtype="int32"), keras.layers.Embedding(rows, rows)]
     )
@@ -190,10 +192,10 @@ def test_training_works_in_a_thread(tmp_path):
     assert results and results[0][-1]["step"] == 5
 
 
-def damage(folder, how):
+def damage(folder, how, step=5):
     checkpoints = folder / "checkpoint"
-    (data,) = checkpoints.glob("ckpt-5.data*")
-    index = checkpoints / "ckpt-5.index"
+    (data,) = checkpoints.glob(f"ckpt-{step}.data*")
+    index = checkpoints / f"ckpt-{step}.index"
     if how == "data cut":
         data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
     elif how == "data changed":
@@ -206,15 +208,209 @@ def damage(folder, how):
         index.write_bytes(b"\x55" * index.stat().st_size)
 
 
-@pytest.mark.parametrize(
-    "how", ["data cut", "data changed", "data missing", "index cut", "index changed"]
-)
-def test_a_damaged_checkpoint_is_named_with_what_to_do(tmp_path, how):
+DAMAGES = ["data cut", "data changed", "data missing", "index cut", "index changed"]
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, how, capsys):
+    """Saying so; the run ends with the weights of one that was never disturbed."""
+    whole, expected = run(15, model=make_table())
+    run(10, tmp_path, make_table())
+    damage(tmp_path, how, step=10)
+    rows, result = run(15, tmp_path, make_table(), resume=True)
+    printed = capsys.readouterr().out
+    assert "The checkpoint ckpt-10 is damaged" in printed and "Going on from step 5" in printed
+    assert_equal_bits(result, expected)
+    assert [row["loss"] for row in rows] == [row["loss"] for row in whole]
+
+
+def test_a_folder_with_damaged_checkpoints_only_is_named_with_what_to_do(tmp_path):
     run(5, tmp_path, make_table())
-    damage(tmp_path, how)
+    damage(tmp_path, "data cut")
     with pytest.raises(ValueError, match="start again in another folder") as raised:
         run(10, tmp_path, make_table(), resume=True)
     assert str(tmp_path) in str(raised.value) and "ckpt-5" in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["lr*2", "a[1]", "what?", "back\\slash"])
+def test_a_folder_whose_name_is_a_pattern_keeps_to_itself(tmp_path, name):
+    siblings = [tmp_path / sibling for sibling in ("lr1_2", "a1", "whatX")]
+    for sibling in siblings:
+        run(5, sibling, make_table())
+    run(10, tmp_path / name, make_table())
+    _, expected = run(15, model=make_table())
+    _, result = run(15, tmp_path / name, make_table(), resume=True)
+    assert_equal_bits(result, expected)
+    for sibling in siblings:
+        assert (sibling / "checkpoint" / "ckpt-5.index").exists()
+
+
+def start_tiny(folder, model=None, rate=0.01, seed=3, facts=None, **options):
+    corpus = np.random.default_rng(0).integers(1, VOCAB, 400)
+    data = random_batches(corpus, LENGTH, batch_size=4, seed=seed)
+    facts = facts or {"alphabet": "abc"}
+    fixed = {"run_dir": folder, "progress": False, "jit_compile": False, "facts": facts}
+    optimizer = keras.optimizers.Adam(rate)
+    return train(make_model(**(model or {})), data, 2, optimizer, **fixed, **options)
+
+
+def test_a_run_goes_on_with_its_own_settings_only(tmp_path):
+    start_tiny(tmp_path)
+    for change, message in (
+        ({"model": {"num_heads": 4}}, "model.num_heads is 2 and not 4"),
+        ({"model": {"activation": "relu"}}, "model.activation"),
+        ({"model": {"norm_first": False}}, "model.norm_first is True and not False"),
+        ({"model": {"positions": "rotary"}}, "model.positions is 'learned' and not 'rotary'"),
+        ({"model": {"pad_id": 3}}, "pad_id is"),
+        ({"rate": 0.5}, r"run.optimizer.config.learning_rate is 0.\d+ and not 0.5"),
+        ({"seed": 9}, "run.first_batch is"),
+        ({"facts": {"alphabet": "xyz"}}, "run.alphabet is 'abc' and not 'xyz'"),
+        ({"accumulate": 2}, "run.step_options.accumulate is None and not 2"),
+    ):
+        match = f"run_dir must hold a run with the same settings.*{message}"
+        with pytest.raises(ValueError, match=match):
+            start_tiny(tmp_path, resume=True, **change)
+    assert start_tiny(tmp_path, resume=True)[-1]["step"] == 2
+
+
+@pytest.mark.slow
+def test_a_folder_in_use_is_refused_and_free_again_after_a_kill(tmp_path):
+    process = start_training(tmp_path)
+    wait_for_a_checkpoint(process, tmp_path)
+    with pytest.raises(ValueError, match="run_dir must not be in use"):
+        run(5, tmp_path, resume=True)
+    process.kill()
+    process.communicate()
+    assert run(400, tmp_path, make_model(), resume=True)[0]
+
+
+def test_the_place_in_the_data_is_found_again(tmp_path, capsys):
+    """For tf.data by its state; for a list by its index; a function is read again, saying so."""
+    corpus = [tuple(x.numpy() for x in batch) for batch in make_dataset().take(7)]
+    for kind, dataset in (("list", corpus), ("function", lambda: iter(corpus))):
+        _, expected = run(15, model=make_table(), dataset=dataset)
+        run(10, tmp_path / kind, make_table(), dataset)
+        _, result = run(15, tmp_path / kind, make_table(), dataset, resume=True)
+        assert_equal_bits(result, expected)
+    assert capsys.readouterr().out.count("Reading 10 batches again") == 1
+    run(10, tmp_path / "tf", make_table())
+    assert (tmp_path / "tf" / "checkpoint" / "data-10.index").exists()
+
+
+def test_an_iterator_that_is_exhausted_ends_the_training_with_its_work_kept(tmp_path, capsys):
+    batches = list(make_dataset().take(7))
+    history, _ = run(20, tmp_path, make_table(), iter(batches), log_every=2)
+    assert history[-1]["step"] == 7
+    assert "The training ended at step 7 of 20" in capsys.readouterr().out
+    assert (tmp_path / "checkpoint" / "ckpt-7.json").exists()
+
+
+def test_a_loss_that_is_nan_stops_the_training_and_keeps_the_good_checkpoint(tmp_path):
+    model = make_table()
+
+    def poison(step, result):
+        if step == 12:
+            model.weights[0].assign(np.full((VOCAB, VOCAB), np.nan))
+
+    message = r"stopped at step 13 \(batch number 13\): the loss is nan"
+    with pytest.raises(ValueError, match=message):
+        run(20, tmp_path, model, on_step=poison)
+    assert runs.read_history(tmp_path / "history.csv")[-1]["step"] == 10
+    _, result = run(20, tmp_path, make_table(), resume=True)
+    _, expected = run(20, model=make_table())
+    assert_equal_bits(result, expected)
+
+
+def test_on_step_sees_every_step_and_can_end_the_training(tmp_path):
+    seen = []
+
+    def look(step, result):
+        seen.append(step)
+        return step == 4 and float(result["loss"]) > 0
+
+    history, _ = run(20, tmp_path, make_table(), on_step=look)
+    assert seen == [1, 2, 3, 4]
+    assert history[-1]["step"] == 4 and (tmp_path / "checkpoint" / "ckpt-4.json").exists()
+
+
+def test_validation_reads_as_much_as_it_is_told():
+    read = []
+
+    def held_out():
+        for number, batch in enumerate(make_dataset()):
+            read.append(number)
+            yield batch
+
+    options = {"model": make_table(), "validate_every": 2}
+    run(4, validation_data=held_out, validation_batches=3, **options)
+    assert read == [0, 1, 2, 0, 1, 2]
+    endless = make_dataset()
+    history, _ = run(2, validation_data=endless, validation_batches=2, **options)
+    assert history[-1]["val_loss"] > 0
+    with pytest.raises(ValueError, match="validation_data must have an end"):
+        run(2, validation_data=endless, validate_all_at_end=True, **options)
+    with pytest.raises(ValueError, match="validation_data must be readable again"):
+        run(2, validation_data=iter([]), **options)
+
+
+def test_a_run_can_be_sampled_from_its_first_checkpoint_on(tmp_path):
+    tokenizer = CharTokenizer("abcdefghijkl")
+    model = make_model()
+
+    def look(step, result):
+        assert (tmp_path / "config.json").exists() and (tmp_path / "tokenizer.json").exists()
+        return step == 7
+
+    run(20, tmp_path, model, tokenizer=tokenizer, on_step=look)
+    loaded = LanguageModel.load(tmp_path)
+    assert loaded.tokenizer.tokens == tokenizer.tokens
+    assert_equal_bits(loaded.model.get_weights(), model.get_weights())
+
+
+def test_a_history_that_another_program_changed_is_named(tmp_path):
+    run(5, tmp_path, make_table())
+    for content in ("step;loss;val_loss\n5;1;2\n", "step,loss\n5,1\n", "\ufeffx", "\x00"):
+        (tmp_path / "history.csv").write_text(content, encoding="utf-8")
+        with pytest.raises(ValueError, match=r"history\.csv must have the columns step, loss"):
+            run(10, tmp_path, make_table(), resume=True)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such signals")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_termination_keeps_the_work_and_has_its_exit_code(tmp_path, name):
+    number = getattr(signal, name)
+
+    def end(step, result):
+        if step == 7:
+            signal.raise_signal(number)
+
+    with pytest.raises(SystemExit) as raised:
+        run(20, tmp_path, make_table(), on_step=end)
+    assert raised.value.code == 128 + number
+    _, result = run(20, tmp_path, make_table(), resume=True)
+    _, expected = run(20, model=make_table())
+    assert_equal_bits(result, expected)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    def full(path, target):
+        raise OSError(28, "No space left on device")
+
+    run(5, tmp_path, make_table())
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.move", full)
+        message = "step 10 could not be written.*No space left.*step 5 is kept"
+        with pytest.raises(OSError, match=message):
+            run(10, tmp_path, make_table(), resume=True)
+    _, result = run(10, tmp_path, make_table(), resume=True)
+    _, expected = run(10, model=make_table())
+    assert_equal_bits(result, expected)
+
+
+def test_a_schedule_that_has_ended_is_told():
+    optimizer = keras.optimizers.SGD(WarmupLinearDecay(4))
+    with pytest.warns(UserWarning, match="learning rate is 0 from step 6 on"):
+        train(make_table(), make_dataset(), 8, optimizer, log_every=6, progress=False)
 
 
 @pytest.mark.parametrize("other", ["width", "layers", "optimizer"])

@@ -34,7 +34,7 @@ def save_bundle(folder, model, tokenizer=None, dtype="float32", **facts):
 
     Args:
         folder: path; made if it does not exist.
-        model: GPT or Transformer. One with LoRA or quantized layers is refused: its
+        model: GPT or Transformer, quantized or not. One with LoRA is refused: its
             weights are not those that its configuration makes.
         tokenizer: CharTokenizer or BPETokenizer, or None.
         dtype: "float32", "float16" or "bfloat16", of the weights in the file.
@@ -266,8 +266,7 @@ def check_own_weights(model):
         shape, dtype = found.get(wrong[0], ("missing", ""))
         raise ValueError(
             "model must have the weights that its configuration makes, got "
-            f"{wrong[0]!r} {shape} {dtype}: save it without LoRA and before `quantize`, or "
-            "with model.save."
+            f"{wrong[0]!r} {shape} {dtype}: save it without LoRA, or with model.save."
         )
 
 

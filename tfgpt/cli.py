@@ -45,10 +45,10 @@ def make_parser():
     demo.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     demo.set_defaults(run=run_demo)
 
-    generate = commands.add_parser("generate", help="write text with a trained demo")
-    generate.add_argument("--run-dir", default="runs/demo", help="folder of the demo")
+    generate = commands.add_parser("generate", help="write text with a trained model")
+    generate.add_argument("--run-dir", default="runs/demo", help="folder of the model")
     generate.add_argument("--prompt", help="text to continue")
-    generate.add_argument("--tokens", type=int, default=500, help="characters to generate")
+    generate.add_argument("--tokens", type=int, default=500, help="tokens to generate")
     generate.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest")
     generate.add_argument("--top-k", type=int, help="draw among the k likeliest")
     generate.add_argument("--top-p", type=float, help="draw among those that sum to p")
@@ -99,25 +99,12 @@ def run_demo(options):
 
 def run_generate(options):
     """Print a sample as it is written, with the options of `tfgpt generate`."""
-    from pathlib import Path
+    from tfgpt.tasks.demo import sample_start
+    from tfgpt.tasks.language_model import LanguageModel
 
-    import keras
-
-    from tfgpt.generation import stream
-    from tfgpt.tasks import demo
-    from tfgpt.tokenizers import CharTokenizer
-
-    folder = Path(options.run_dir)
-    if not (folder / "model.keras").exists():
-        raise FileNotFoundError(
-            f"--run-dir must hold a trained model, got {str(folder)!r} without model.keras: "
-            "run `tfgpt demo` first."
-        )
-    tokenizer = CharTokenizer.load(folder / "tokenizer.json")
-    pieces = stream(
-        keras.saving.load_model(folder / "model.keras"),
-        tokenizer,
-        demo.sample_start(tokenizer, options.prompt),
+    text_model = LanguageModel.load(options.run_dir)
+    pieces = text_model.stream(
+        sample_start(text_model.tokenizer, options.prompt),
         options.tokens,
         temperature=options.temperature,
         top_k=options.top_k,

@@ -5,15 +5,17 @@ tf.function. TensorFlow only; on other backends use `model.fit`. Notebook 06.
 """
 
 import itertools
+import warnings
 
 import keras
 from keras import ops
 
+from tfgpt.checkpoints import Batches
 from tfgpt.fused import REPLACEMENTS
 from tfgpt.losses import NO_TOKEN, masked_accuracy, masked_loss, real_tokens
 from tfgpt.machine.devices import xla_works
 from tfgpt.parts import replaced
-from tfgpt.runs import Log, Run, delayed_interrupt
+from tfgpt.runs import Log, Run, Terminated, delayed_interrupt, termination_as_interrupt
 from tfgpt.schedules import WarmupLinearDecay
 from tfgpt.validation import (
     check_choice,
@@ -432,8 +434,13 @@ def evaluate(model, dataset, *, pad_id="auto", jit_compile=False, step=None):
         ValueError: if the dataset yields no real token.
     """
     step = step or make_evaluation_step(model, pad_id=pad_id, jit_compile=jit_compile)
+    return evaluate_batches(step, dataset)
+
+
+def evaluate_batches(step, batches):
+    """Measure loss and accuracy of batches with a function of `make_evaluation_step`."""
     loss = accuracy = tokens = 0.0
-    for batch in dataset:
+    for batch in batches:
         result = {name: float(value) for name, value in step(batch).items()}
         loss += result["loss"] * result["tokens"]
         accuracy += result["accuracy"] * result["tokens"]
@@ -451,10 +458,15 @@ def train(
     *,
     validation_data=None,
     validate_every=500,
+    validation_batches=100,
+    validate_all_at_end=False,
     log_every=10,
     run_dir=None,
     checkpoint_every=500,
     resume=False,
+    tokenizer=None,
+    facts=None,
+    on_step=None,
     progress=True,
     pad_id="auto",
     jit_compile="parts",
@@ -462,25 +474,38 @@ def train(
 ):
     """Train for a number of steps, with progress, validation and checkpoints.
 
-    Ctrl-C stops early and keeps the work so far. With `run_dir`, `history.csv`
-    and checkpoints (weights, optimizer, step, random state, place in the data)
-    are written there; `resume=True` goes on from the last one, and training
-    10 + 10 steps gives the same weights as training 20.
+    Ctrl-C stops early and keeps the work so far; so do SIGTERM and SIGHUP, which then end
+    the program with their exit code. With `run_dir`, a folder is kept for this run alone:
+    config.json and tokenizer.json from the start, `history.csv`, and with each checkpoint
+    (weights, optimizer, step, random state, place in the data) weights.safetensors, so
+    that `tfgpt.LanguageModel.load(run_dir)` works at any time. `resume=True` goes on from
+    the last undamaged checkpoint, and training 10 + 10 steps gives the same weights as
+    training 20.
 
     Args:
         model: built Keras model; inputs -> logits (B, T, V).
-        dataset: tf.data.Dataset or list of (inputs, targets); repeated when it
-            ends. To resume exactly, its order must not change between runs.
+        dataset: tf.data.Dataset or list of (inputs, targets), repeated when it ends; or a
+            function that returns an iterator, called again for each pass; an iterator
+            ends the training when it is exhausted. To resume exactly, the order must not
+            change between runs.
         steps: int >= 1, the step at which training ends.
         optimizer: Keras optimizer; default: AdamW with `WarmupLinearDecay(steps)`.
-        validation_data: finite iterable of (inputs, targets), measured whole.
+        validation_data: finite iterable of (inputs, targets), or a function that returns
+            one.
         validate_every: int >= 1, steps between validations; also at the end.
+        validation_batches: int >= 1, the most batches that a validation reads; None: all.
+        validate_all_at_end: bool, read all validation data at the end.
         log_every: int >= 1, steps between rows of the history.
         run_dir: folder to write to, without an earlier run unless resume=True;
             None: write nothing.
         checkpoint_every: int >= 1, steps between checkpoints; also at the end.
         resume: bool, go on from the last checkpoint in run_dir if there is one.
-        progress: bool, show a progress bar.
+        tokenizer: tokenizer of the model, written to run_dir; None: none.
+        facts: dict that JSON can hold, what else must be the same to go on with a run,
+            such as {"corpus": ..., "seed": 0}; it is written to config.json.
+        on_step: function (step, result), called after each step with the result of
+            `make_train_step`; if it returns True, training ends.
+        progress: bool, show progress.
         pad_id: int or None, the target id that does not count; see `make_train_step`.
         jit_compile: "parts", True or False, what XLA compiles; see `make_train_step`.
         **step_options: further arguments of `make_train_step`.
@@ -491,8 +516,10 @@ def train(
         start, all included).
 
     Raises:
-        ValueError: if an argument is outside its range, the dataset is empty, or
-            run_dir holds an earlier run and resume is False.
+        ValueError: if an argument is outside its range, a dataset is empty or has no end
+            where it needs one, run_dir holds another run or is in use, its checkpoints
+            are all damaged, or the loss or a weight is NaN.
+        OSError: if a checkpoint cannot be written.
     """
     for name, value in (
         ("steps", steps),
@@ -503,44 +530,101 @@ def train(
         check_positive(name, value)
     optimizer = optimizer or keras.optimizers.AdamW(WarmupLinearDecay(steps), weight_decay=0.1)
     step = make_train_step(model, optimizer, pad_id=pad_id, jit_compile=jit_compile, **step_options)
-    run = Run(run_dir, model, step.optimizer, resume)
-    evaluation_step = make_evaluation_step(model, pad_id=pad_id, jit_compile=jit_compile is True)
-    log = Log(run, steps, progress)
-    batches = endless(dataset, skip=run.step)
-    try:
-        while run.step < steps:
-            batch = next(batches)
-            with delayed_interrupt():
-                log.add(step(batch))
-                run.step += 1
-            ended = run.step == steps
-            validation = None
-            if validation_data is not None and (ended or run.step % validate_every == 0):
-                validation = evaluate(model, validation_data, step=evaluation_step)["loss"]
-            if ended or validation is not None or run.step % log_every == 0:
-                log.write_row(validation)
-            if ended or run.step % checkpoint_every == 0:
-                run.save()
-    except KeyboardInterrupt:
-        run.save()
-        print(f"\nStopped at step {run.step} of {steps}; the work so far is kept.")
+    validate = Validation(
+        make_evaluation_step(model, pad_id=pad_id, jit_compile=jit_compile is True),
+        validation_data,
+        validation_batches,
+        validate_all_at_end,
+    )
+    batches = Batches(dataset)
+    facts = {"pad_id": step.pad_id, "step_options": step_options, **(facts or {})}
+    arguments = (model, step.optimizer, batches, resume, tokenizer, facts)
+    with termination_as_interrupt(), Run(run_dir, *arguments) as run:
+        log = Log(run, steps, progress)
+        try:
+            ended = run.step >= steps
+            while not ended:
+                batch = next(batches.iterator, None)
+                if batch is not None:
+                    with delayed_interrupt():
+                        result = step(batch)
+                        log.add(result)
+                        run.step += 1
+                elif run.step == 0:
+                    raise ValueError("dataset must yield at least one batch.")
+                stopped = batch is None or (on_step is not None and on_step(run.step, result))
+                ended = stopped or run.step >= steps
+                if ended or run.step % checkpoint_every == 0:
+                    log.check_losses()
+                    run.save()  # before validation, so that nothing there can lose it
+                validation = None
+                if ended or run.step % validate_every == 0:
+                    validation = validate(at_end=ended)
+                if log.results and (ended or validation or run.step % log_every == 0):
+                    log.write_row(validation)
+                    warn_of_rate_0(step.optimizer, run.step, ended)
+            if run.step < steps:
+                print(f"\nThe training ended at step {run.step} of {steps}.")
+        except KeyboardInterrupt as stop:
+            run.save()
+            print(f"\nStopped at step {run.step} of {steps}; the work so far is kept.")
+            if isinstance(stop, Terminated):
+                raise SystemExit(128 + stop.number) from None
     # As `fit` does: an optimizer with moving averages puts them in the weights.
     step.optimizer.finalize_variable_values(model.trainable_variables)
     return run.history
 
 
-def endless(dataset, skip=0):
-    """Iterate over a dataset again and again, from batch number `skip` on."""
-    import tensorflow as tf
+def warn_of_rate_0(optimizer, step, ended):
+    """Warn, once per place in the program, of a schedule that ended before the training."""
+    if not ended and float(optimizer.learning_rate) == 0:
+        warnings.warn(
+            f"The learning rate is 0 from step {step} on: the optimizer's schedule has ended, and "
+            "nothing is learned. Make a schedule for all steps.",
+            stacklevel=3,
+        )
 
-    if isinstance(dataset, tf.data.Dataset):
-        batches = iter(dataset.repeat().skip(skip))
-    else:
-        batches = itertools.islice(itertools.cycle(dataset), skip, None)
-    first = next(batches, None)
-    if first is None:
-        raise ValueError("dataset must yield at least one batch.")
-    return itertools.chain([first], batches)
+
+class Validation:
+    """Measure the loss on held-out data.
+
+    Args:
+        step: a function of `make_evaluation_step`.
+        data: as in `train`, or None.
+        most_batches: int, the most batches that are read; None: all.
+        all_at_end: bool, read all at the end.
+
+    Raises:
+        ValueError: if all of endless data would be read, or data can be read once only.
+    """
+
+    def __init__(self, step, data, most_batches, all_at_end):
+        import tensorflow as tf
+
+        if most_batches is not None:
+            check_positive("validation_batches", most_batches)
+        if hasattr(data, "__next__"):
+            raise ValueError(
+                "validation_data must be readable again and again, got an iterator: pass a list "
+                "or a function that returns one."
+            )
+        size = data.cardinality() if isinstance(data, tf.data.Dataset) else 0
+        if size == tf.data.INFINITE_CARDINALITY and (most_batches is None or all_at_end):
+            raise ValueError(
+                "validation_data must have an end, got an endless dataset: write "
+                "validation_data.take(100), or pass validation_batches=100."
+            )
+        self.step, self.data, self.all_at_end = step, data, all_at_end
+        self.most_batches = most_batches
+
+    def __call__(self, at_end):
+        """Return the loss in nats per token, or None without data."""
+        if self.data is None:
+            return None
+        data = self.data() if callable(self.data) else self.data
+        whole = self.most_batches is None or (at_end and self.all_at_end)
+        data = data if whole else itertools.islice(data, self.most_batches)
+        return evaluate_batches(self.step, data)["loss"]
 
 
 def set_seed(seed):

@@ -1,7 +1,7 @@
 """The demo: train a small character GPT on a text, then look at what it learned.
 
-Everything it makes goes into one folder: checkpoint, model.keras, tokenizer.json,
-history.csv, loss.png, attention.png and sample.txt.
+Everything it makes goes into one folder: the model (config.json, weights.safetensors,
+tokenizer.json), checkpoint, history.csv, loss.png, attention.png and sample.txt.
 """
 
 from dataclasses import dataclass
@@ -11,11 +11,9 @@ from tfgpt.data import load_text, random_batches, split_held_out, window_batches
 from tfgpt.generation import generate
 from tfgpt.gpt import GPT
 from tfgpt.losses import perplexity
-from tfgpt.plotting import plot_attention_weights, plot_history
-from tfgpt.runs import set_aside
-from tfgpt.schedules import make_muon
+from tfgpt.plotting import plot_attention_weights
+from tfgpt.tasks.recipe import train_task
 from tfgpt.tokenizers import CharTokenizer
-from tfgpt.training import set_seed, train
 from tfgpt.validation import check_positive
 
 
@@ -79,30 +77,25 @@ def run_demo(corpus="shakespeare", run_dir="runs/demo", steps=None, seed=0, resu
     batches = random_batches(training_ids, *sizes, seed=seed)
     held_out = window_batches(held_out_ids, *sizes)
 
-    if not resume:
-        set_aside(Path(run_dir))
-    set_seed(seed)
-    model = GPT(
-        tokenizer.vocab_size,
-        settings.context_length,
-        settings.num_layers,
-        settings.d_model,
-        settings.num_heads,
-        positions="rotary",
-    )
-    print(
-        f"{len(text):,} characters, {tokenizer.vocab_size - 1:,} different ones; "
-        f"{model.count_params():,} weights; {steps:,} steps. "
-        "The first step compiles the model and takes some seconds. Ctrl-C stops early."
-    )
-    history = train(
-        model,
-        batches,
+    print(f"{len(text):,} characters, {tokenizer.vocab_size - 1:,} different ones.")
+    model, history = train_task(
+        lambda: GPT(
+            tokenizer.vocab_size,
+            settings.context_length,
+            settings.num_layers,
+            settings.d_model,
+            settings.num_heads,
+            positions="rotary",
+        ),
+        run_dir,
         steps,
-        make_muon(steps),
-        validation_data=held_out,
-        run_dir=run_dir,
+        batches,
+        seed=seed,
         resume=resume,
+        facts={"corpus": str(corpus), "batch_size": settings.batch_size},
+        title="loss of the demo",
+        validation_data=held_out,
+        tokenizer=tokenizer,
         jit_compile=True,
     )
     write_results(Path(run_dir), model, tokenizer, history, held_out_ids, seed)
@@ -110,12 +103,7 @@ def run_demo(corpus="shakespeare", run_dir="runs/demo", steps=None, seed=0, resu
 
 
 def write_results(folder, model, tokenizer, history, held_out_ids, seed):
-    """Write model, tokenizer, figures and sample, and print sample and losses."""
-    model.save(folder / "model.keras")
-    tokenizer.save(folder / "tokenizer.json")
-    if history:
-        plot_history(history, title="loss of the demo", save=folder / "loss.png")
-
+    """Write figures and sample, and print sample and losses."""
     token_ids = held_out_ids[: min(24, model.context_length)]
     _, weights = model(token_ids[None], return_attention_weights=True)
     last_layer = f"decoder/{model.num_layers - 1}/self"
@@ -153,7 +141,8 @@ def sample_text(model, tokenizer, prompt=None, num_tokens=500, **sampling):
 
 def sample_start(tokenizer, prompt=None):
     """Return the prompt, or without one a line end; a text without lines starts at its first id."""
-    return prompt or ("\n" if "\n" in tokenizer.ids else tokenizer.tokens[1])
+    has_lines = "\n" in getattr(tokenizer, "ids", "\n")  # byte pairs know every character
+    return prompt or ("\n" if has_lines else tokenizer.tokens[1])
 
 
 def summary(history):

@@ -4,7 +4,7 @@ Everything a training makes goes into one folder: checkpoint, history.csv, loss.
 translator (config, weights, tokenizer), scores.txt, translations.tsv, attention.html.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tfgpt.data.pairs import (
@@ -16,13 +16,11 @@ from tfgpt.data.pairs import (
     split_pairs,
 )
 from tfgpt.losses import perplexity
-from tfgpt.plotting import plot_history
-from tfgpt.runs import set_aside
-from tfgpt.schedules import make_muon
-from tfgpt.tasks.scores import format_scores, score_translations
+from tfgpt.tasks.recipe import train_task
+from tfgpt.tasks.scores import check_language, format_scores, score_translations
 from tfgpt.tasks.translator import Translator
 from tfgpt.tokenizers import BPETokenizer
-from tfgpt.training import evaluate, set_seed, train
+from tfgpt.training import evaluate
 from tfgpt.transformer import Transformer
 
 # The language of the targets chooses the stemmer of METEOR.
@@ -89,21 +87,20 @@ def train_translation(
         ValueError: if the corpus is unusable or an argument is outside its range.
     """
     settings = settings or TranslationSettings()
+    language = language or TARGET_LANGUAGES.get(corpus, "english")
+    check_language(language)  # before an hour of training
     training, validation, test = split_pairs(load_pairs(corpus, target_file))
     folder = Path(run_dir)
-    if not resume:
-        set_aside(folder)
-    translator, history = fit_translator(training, validation, settings, seed, folder, resume)
+    translator, history = fit_translator(
+        training, validation, settings, seed, folder, resume, title=str(corpus)
+    )
     translator.save(folder / "translator")
-    if history:  # Ctrl-C may come before the first row
-        plot_history(history, title=str(corpus), save=folder / "loss.png")
     # What is measured is what was written: weights rounded to float16.
     translator = Translator.load(folder / "translator")
-    language = language or TARGET_LANGUAGES.get(corpus, "english")
     return translator, write_scores(translator, test, training, language, folder)
 
 
-def fit_translator(training, validation, settings, seed=0, run_dir=None, resume=False):
+def fit_translator(training, validation, settings, seed=0, run_dir=None, resume=False, title=None):
     """Train tokenizer and model on pairs.
 
     Args:
@@ -113,6 +110,7 @@ def fit_translator(training, validation, settings, seed=0, run_dir=None, resume=
         seed: int >= 0.
         run_dir: folder for history and checkpoints, or None.
         resume: bool, go on from the last checkpoint in run_dir.
+        title: str, of the figure of the history.
 
     Returns:
         Translator, and the history that `train` returns.
@@ -120,7 +118,6 @@ def fit_translator(training, validation, settings, seed=0, run_dir=None, resume=
     Raises:
         ValueError: if no pair is short enough, or an argument is outside its range.
     """
-    set_seed(seed)
     texts = [f" {text}" for text in training.sources + training.targets]
     tokenizer = BPETokenizer.train(texts, settings.vocab_size)
     max_length = settings.buckets[-1]
@@ -129,20 +126,20 @@ def fit_translator(training, validation, settings, seed=0, run_dir=None, resume=
         for part in (training, validation)
     )
     shapes = settings.buckets, settings.batch_tokens
-    model = make_model(settings, tokenizer.vocab_size)
-    print(
-        f"{len(training):,} pairs, {tokenizer.vocab_size:,} tokens, {model.count_params():,} "
-        f"weights, {settings.steps:,} steps. Ctrl-C stops early and keeps the work so far."
-    )
-    history = train(
-        model,
-        pair_batches(encoded, *shapes, seed),
+    print(f"{len(training):,} pairs, {tokenizer.vocab_size:,} tokens. The first pair:")
+    print(f"    {training.sources[0]}\n    {training.targets[0]}")
+    model, history = train_task(
+        lambda: make_model(settings, tokenizer.vocab_size),
+        run_dir,
         settings.steps,
-        make_muon(settings.steps),
+        pair_batches(encoded, *shapes, seed),
+        seed=seed,
+        resume=resume,
+        facts={"settings": asdict(settings)},
+        title=title,
         validation_data=pair_windows(held_out, *shapes),
         label_smoothing=settings.label_smoothing,
-        run_dir=run_dir,
-        resume=resume,
+        tokenizer=tokenizer,
     )
     return Translator(model, tokenizer), history
 
