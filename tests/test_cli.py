@@ -1,15 +1,18 @@
 """The command line: wrong input gives one line and exit code 2; the demo writes its files."""
 
 import csv
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
+import zipfile
+from pathlib import Path
 
 import pytest
 
-from tfgpt import CharTokenizer, LanguageModel, cli
+from tfgpt import GPT, BPETokenizer, CharTokenizer, LanguageModel, cli
 from tfgpt.tasks import demo
 
 FILES = {
@@ -140,3 +143,112 @@ def test_ctrl_c_keeps_the_work_so_far(tmp_path, small_text, command, files):
     assert process.returncode == 0
     assert "the work so far is kept" in output
     assert {path.name for path in run_dir.iterdir()} == files
+
+
+COMMAND = [sys.executable, "-c", "import sys, tfgpt_command; sys.exit(tfgpt_command.main())"]
+ROOT = Path(__file__).parents[1]
+
+
+def run_command(*arguments, **options):
+    """Run the command in a new process, as its console script does."""
+    environment = {"PYTHONPATH": str(ROOT), **options.pop("environment", {})}
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        timeout=240,
+        cwd=ROOT,
+        **options,
+    )
+
+
+def test_help_and_version_load_no_tensorflow():
+    code = (
+        "import sys, tfgpt_command\n"
+        "for option in (['--help'], ['--version'], ['generate', '--help'], []):\n"
+        "    sys.argv = ['tfgpt', *option]\n"
+        "    try: assert tfgpt_command.main() == 0\n"
+        "    except SystemExit as end: assert end.code == 0\n"
+        "print([name for name in ('tensorflow', 'keras', 'numpy', 'tfgpt') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert done.stdout.endswith("[]\n")
+    assert "examples:" in done.stdout and re.search(r"tfgpt \d+\.\d+", done.stdout)
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    """`tfgpt --help | head -1`, with a pipe that is closed at once."""
+    process = subprocess.Popen(
+        [*COMMAND, "--help"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.close()
+    errors = process.stderr.read()
+    assert process.wait(timeout=60) in (0, cli.PIPE_CLOSED) and errors == b""
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(28, "No space left on device"), "tfgpt: [Errno 28] No space left on device"),
+        (zipfile.BadZipFile("File is not a zip file"), "tfgpt: BadZipFile: File is not a zip file"),
+        (MemoryError(), "tfgpt: not enough memory: take a smaller model, batch or text."),
+        (KeyError("config"), "tfgpt: KeyError: 'config'"),
+        (ValueError("one\n\n\x1b[1mtwo\x1b[0m"), "tfgpt: one two"),
+    ],
+)
+def test_any_error_is_one_sentence(monkeypatch, capsys, error, message):
+    def fail(options):
+        raise error
+
+    monkeypatch.setattr(cli, "run_doctor", fail)
+    assert cli.main(["doctor"]) == 2
+    assert capsys.readouterr().err == message + "\n"
+    monkeypatch.setenv("TFGPT_DEBUG", "1")
+    assert cli.main(["doctor"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_narrow_encoding_a_pipe_and_no_colour_do_not_end_a_command(tmp_path):
+    text = "¿Qué beberemos? 床前明月光\n" * 200
+    (tmp_path / "text.txt").write_text(text, encoding="utf-8")
+    options = ["--run-dir", str(tmp_path / "run")]
+    trained = run_command("demo", "--corpus", str(tmp_path / "text.txt"), "--steps", "2", *options)
+    assert trained.returncode == 0, trained.stderr
+    assert b"\x1b" not in trained.stdout + trained.stderr
+    assert b"step 2 of 2" in trained.stderr and b"step 2 of 2" not in trained.stdout
+    narrow = {"PYTHONIOENCODING": "ascii", "NO_COLOR": "1"}
+    written = run_command(
+        "generate",
+        "--prompt",
+        "-",
+        "--tokens",
+        "9",
+        *options,
+        environment=narrow,
+        input="¿Qué".encode(),
+    )
+    assert (written.returncode, written.stderr) == (0, b"")
+    assert len(written.stdout.decode("ascii").rstrip("\n")) >= 9
+
+
+@pytest.mark.slow
+def test_generate_writes_with_a_byte_pair_model_and_refuses_a_foreign_tokenizer(tmp_path, capsys):
+    tokenizer = BPETokenizer.train(["the moon is bright " * 30], vocab_size=270)
+    model = GPT(tokenizer.vocab_size, 16, num_layers=1, d_model=8, num_heads=2)
+    LanguageModel(model, tokenizer).save(tmp_path)
+    arguments = ["generate", "--run-dir", str(tmp_path)]
+    assert cli.main([*arguments, "--prompt", "the", "--tokens", "4"]) == 0
+    assert capsys.readouterr().out.startswith("the")
+    CharTokenizer("abc").save(tmp_path / "tokenizer.json")
+    assert cli.main(arguments) == 2
+    assert "tokenizer must have as many tokens as the model" in capsys.readouterr().err

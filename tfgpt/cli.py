@@ -1,11 +1,29 @@
-"""The `tfgpt` command: demo, generate, train-translation, translate and doctor."""
+"""The `tfgpt` command: demo, generate, train-translation, translate and doctor.
+
+Its help needs no TensorFlow: what does is imported where it is used.
+"""
 
 import argparse
+import contextlib
+import importlib.metadata
 import os
+import re
 import sys
+import traceback
 
 # TensorFlow would take all memory of a GPU that others may use too.
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+
+EXAMPLES = """examples:
+  tfgpt demo                                          train on Shakespeare, about three minutes
+  tfgpt demo --corpus my_text.txt --run-dir runs/mine the same on your own UTF-8 text
+  tfgpt generate --run-dir runs/mine --prompt "The "  write with that model
+  echo "The " | tfgpt generate --prompt - --stop "."  a prompt from a pipe, up to a full stop
+  tfgpt translate "In the beginning" --beam 4         English to Spanish, with a bundled model
+  tfgpt doctor                                        what is wrong with this installation
+
+TFGPT_DEBUG=1 shows where an error comes from. NO_COLOR=1 leaves escape codes out."""
+PIPE_CLOSED = 141  # the exit code of a program whose reader went away
 
 
 def main(arguments=None):
@@ -16,22 +34,78 @@ def main(arguments=None):
 
     Returns:
         int, the exit code: 0 if all went well, 1 if the doctor found a problem, 2 after
-        wrong input, 130 after Ctrl-C.
+        an error, 130 after Ctrl-C, 141 if the reader of a pipe went away.
     """
-    options = make_parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal or pipe in a narrow encoding gets ? for what it cannot show.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        try:
+            return run(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Python would write to the pipe once more when it ends.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+
+
+def run(arguments):
+    """Read the options and run their command; an error becomes one sentence on stderr."""
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    if options.run is None:
+        parser.print_help()
+        return 0
     try:
         return options.run(options) or 0
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
-        print(f"tfgpt: {error}", file=sys.stderr)
-        return 2
+    except BrokenPipeError:
+        raise
     except KeyboardInterrupt:
         return 130  # the exit code of a program that was stopped from the keyboard
+    except Exception as error:  # a library may raise anything; nobody wants its traceback
+        if os.environ.get("TFGPT_DEBUG"):
+            traceback.print_exc()
+        print(f"tfgpt: {one_sentence(error)}", file=sys.stderr)
+        return 2
+
+
+def one_sentence(error):
+    """Write an error in one line, without escape codes; say what to do if memory is full.
+
+    Example:
+        >>> one_sentence(KeyError("corpus"))
+        "KeyError: 'corpus'"
+    """
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())[:600]
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
+        return f"not enough memory: take a smaller model, batch or text. {text[:200]}".strip()
+    if isinstance(error, (ValueError, TypeError, OSError, RuntimeError, ImportError)) and text:
+        return text
+    return f"{type(error).__name__}: {text}"
+
+
+def own_version():
+    """Return the version of tfgpt as it was installed."""
+    try:
+        return importlib.metadata.version("tfgpt")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
 
 
 def make_parser():
     """Describe the commands and their options."""
-    parser = argparse.ArgumentParser(prog="tfgpt", description="GPT for Keras, made to be read.")
-    commands = parser.add_subparsers(required=True, metavar="command")
+    parser = argparse.ArgumentParser(
+        prog="tfgpt",
+        description="GPT for Keras, made to be read.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"tfgpt {own_version()}")
+    parser.set_defaults(run=None)
+    commands = parser.add_subparsers(metavar="command")
 
     demo = commands.add_parser("demo", help="train a small GPT on a text in about three minutes")
     demo.add_argument(
@@ -47,13 +121,15 @@ def make_parser():
 
     generate = commands.add_parser("generate", help="write text with a trained model")
     generate.add_argument("--run-dir", default="runs/demo", help="folder of the model")
-    generate.add_argument("--prompt", help="text to continue")
+    generate.add_argument("--prompt", help="text to continue; -: read it from standard input")
+    generate.add_argument("--stop", action="append", help="end before this text; may come again")
     generate.add_argument("--tokens", type=int, default=500, help="tokens to generate")
     generate.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest")
     generate.add_argument("--top-k", type=int, help="draw among the k likeliest")
     generate.add_argument("--top-p", type=float, help="draw among those that sum to p")
     generate.add_argument("--min-p", type=float, help="draw among those p times the likeliest")
     generate.add_argument("--repetition-penalty", type=float, help="above 1: repeat less")
+    generate.add_argument("--no-repeat-ngram", type=int, help="no run of so many tokens twice")
     generate.add_argument("--seed", type=int, help="the same seed gives the same text")
     generate.set_defaults(run=run_generate)
 
@@ -103,17 +179,22 @@ def run_generate(options):
     from tfgpt.tasks.language_model import LanguageModel
 
     text_model = LanguageModel.load(options.run_dir)
+    prompt = options.prompt
+    if prompt == "-":  # UTF-8, whatever the terminal is set to
+        prompt = sys.stdin.buffer.read().decode("utf-8").rstrip("\n")
     pieces = text_model.stream(
-        sample_start(text_model.tokenizer, options.prompt),
+        sample_start(text_model.tokenizer, prompt),
         options.tokens,
         temperature=options.temperature,
         top_k=options.top_k,
         top_p=options.top_p,
         min_p=options.min_p,
         repetition_penalty=options.repetition_penalty,
+        no_repeat_ngram_size=options.no_repeat_ngram,
+        stop_strings=options.stop,
         seed=options.seed,
     )
-    print(options.prompt or "", end="", flush=True)
+    print(prompt or "", end="", flush=True)
     for piece in pieces:
         print(piece, end="", flush=True)
     print()
