@@ -10,13 +10,13 @@ demo: $(INSTALLED)
 	$(BIN)/tfgpt demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab notebooks
 
 test-slow: $(VENV)/installed-browser
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 test-jax: $(VENV)/installed-jax
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 -m "not slow" $(addprefix tests/test_,$(addsuffix .py, \

@@ -287,9 +287,16 @@ def test_ragged_ids_are_refused_with_what_to_do():
 # What a file keeps.
 
 
-@pytest.mark.parametrize("mode", ["int8", "int4", pytest.param("float8", marks=on_tensorflow)])
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "mode",
+    ["int8", pytest.param("int4", marks=slow), pytest.param("float8", marks=[slow, on_tensorflow])],
+)
 def test_a_quantized_model_is_saved_and_loaded(mode, tmp_path):
-    for number, model in enumerate((small_gpt(), small_transformer())):
+    one_layer = GPT(10, context_length=8, num_layers=1, d_model=8, num_heads=2)
+    for number, model in enumerate((one_layer, small_transformer())):
         inputs = IDS if number == 0 else {"source": IDS, "target": IDS}
         model.quantize(mode)
         model.save(tmp_path / f"{number}.keras")

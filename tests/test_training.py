@@ -18,6 +18,7 @@ from tfgpt.training import evaluate, make_evaluation_step, prepare, train
 pytestmark = pytest.mark.requires_tensorflow
 
 VOCAB, LENGTH = 11, 8
+SLOW = pytest.mark.slow
 
 
 def make_train_step(*arguments, jit_compile=False, **options):
@@ -652,7 +653,8 @@ def uneven_batch():
 
 
 @pytest.mark.parametrize(
-    ("accumulate", "jit_compile"), [(2, False), (2, "parts"), (4, True), (3, False), (9, False)]
+    ("accumulate", "jit_compile"),
+    [(2, "parts"), (3, False), pytest.param(4, True, marks=SLOW)],
 )
 def test_accumulated_gradients_are_those_of_the_whole_batch(accumulate, jit_compile):
     results, models = [], [small_gpt(), small_gpt()]

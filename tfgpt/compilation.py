@@ -36,7 +36,7 @@ class Program:
 class ProgramStore:
     """The programs of one model, as its variables are now."""
 
-    variables: tuple
+    variables: list
     programs: dict
 
 
@@ -51,15 +51,18 @@ def store_of(model):
     `enable_lora`, `quantize` or an adapter gives a model other variables, and a program
     would go on with the old ones.
     """
-    variables = tuple(
-        (id(variable), tuple(variable.shape), str(variable.dtype)) for variable in model.variables
-    )
+    variables = list(model.variables)
     # Kept with the model, so that the programs live as long as its weights. Keras does
     # not track, save or copy what is written here.
     store = model.__dict__.get("program_store")
-    if store is None or store.variables != variables:
+    if store is None or not are_same(store.variables, variables):
         store = model.__dict__["program_store"] = ProgramStore(variables, {})
     return store
+
+
+def are_same(first, second):
+    """Say whether two lists hold the same objects."""
+    return len(first) == len(second) and all(a is b for a, b in zip(first, second, strict=True))
 
 
 def compiled(model, function, arguments, *settings, first_arguments=None):

@@ -354,14 +354,15 @@ def choose_tokens(samplers, logits, token_ids, position, random_numbers):
     Returns:
         int32 tensor (B,); -1 if the logits are NaN or leave no token.
     """
+    # NaN fails every comparison; a compiled max or isfinite need not see it.
+    are_numbers = ops.all((logits < np.inf) | (logits == -np.inf), axis=-1)  # (B,)
     logits = adjust_logits(samplers, logits, token_ids, position)
     if samplers and isinstance(samplers[-1], Greedy):
-        # NaN fails every comparison; a compiled max or isfinite need not see it.
-        possible = (logits > -np.inf) & (logits < np.inf)
-        logits = ops.where(possible, logits, -np.inf)
-        likeliest = ops.cast(ops.argmax(logits, axis=-1), "int32")
-        return ops.where(ops.any(possible, axis=-1), likeliest, NO_TOKEN)
-    return draw(ops.softmax(logits, axis=-1), random_numbers)
+        chosen = ops.cast(ops.argmax(logits, axis=-1), "int32")
+        chosen = ops.where(ops.any(logits > -np.inf, axis=-1), chosen, NO_TOKEN)
+    else:
+        chosen = draw(ops.softmax(logits, axis=-1), random_numbers)
+    return ops.where(are_numbers, chosen, NO_TOKEN)
 
 
 def hide_tokens(logits, pad_id, vocab_size):
