@@ -103,15 +103,14 @@ DROPOUT_CASES = {
 def leak_cases(test):
     """Run a leak test for every mode, dtype policy and use of dropout.
 
-    XLA takes seconds to compile: without the slow tests it runs only the case that
-    has all the operations of the others, float32 with dropout.
+    XLA takes seconds to compile: these cases are slow tests.
     """
     cases = []
     for mode in ("eager", "graph", "xla"):
         for policy in ("float32", "mixed_bfloat16"):
             for name, (dropout, training) in DROPOUT_CASES.items():
                 marks = [] if mode == "eager" else [pytest.mark.requires_tensorflow]
-                if mode == "xla" and not (policy == "float32" and training):
+                if mode == "xla":
                     marks.append(pytest.mark.slow)
                 case = (mode, policy, dropout, training)
                 cases.append(pytest.param(*case, marks=marks, id=f"{mode}-{policy}-{name}"))

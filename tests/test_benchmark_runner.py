@@ -117,6 +117,7 @@ def test_times_are_per_unit(fakes):
     assert result.times == pytest.approx([10])
 
 
+@pytest.mark.slow
 def test_a_missing_peer_a_crash_and_a_hang_leave_the_other_rows(fakes):
     make, _ = fakes
     comparison = make(

@@ -197,7 +197,7 @@ def learn(make_model, jit_compile, precision=None, **options):
     return losses, [weight.numpy() for weight in model.trainable_variables]
 
 
-@pytest.mark.parametrize("make_model", [gpt, transformer])
+@pytest.mark.parametrize("make_model", [gpt, pytest.param(transformer, marks=pytest.mark.slow)])
 def test_a_training_in_parts_learns_what_the_plain_one_learns(make_model):
     plain, plain_weights = learn(make_model, False, label_smoothing=0.1)
     parts, part_weights = learn(make_model, "parts", label_smoothing=0.1)
@@ -207,7 +207,7 @@ def test_a_training_in_parts_learns_what_the_plain_one_learns(make_model):
         np.testing.assert_allclose(received, expected, atol=0.01)
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("precision", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_a_training_in_parts_in_half_precision_follows_float32(precision):
     full, _ = learn(gpt, False)
     half, weights = learn(gpt, "parts", precision)
@@ -235,6 +235,7 @@ def test_every_replacement_has_a_formula_of_its_name():
     assert set(fused.REPLACEMENTS) == names
 
 
+@pytest.mark.slow
 def test_a_compiled_training_that_is_resumed_ends_with_the_same_weights(tmp_path):
     """2 + 2 steps equal 4, bit for bit."""
 

@@ -525,6 +525,7 @@ def test_padding_around_a_prompt_is_cut_off():
 # Programs
 
 
+@pytest.mark.slow
 def test_one_program_serves_all_lengths_numbers_seeds_and_stop_tokens(monkeypatch):
     model = GPT(VOCAB, 40, num_layers=1, d_model=8, num_heads=2)
     compiled, compile_for = [], compilation.compile_for
@@ -557,6 +558,7 @@ def test_a_longer_text_takes_a_larger_cache():
     assert rooms == [1, 1, 2, 2, 3]  # room for 256, 512 and all 600 tokens
 
 
+@pytest.mark.slow
 def test_the_compiled_loop_writes_what_the_plain_loop_writes(model, monkeypatch):
     settings = {"top_k": 4, "top_p": 0.95, "repetition_penalty": 1.2, "stop_token": [3]}
     compiled = [generate(model, [[1, 2], [5, 6]], 4, seed=seed, **settings) for seed in range(3)]

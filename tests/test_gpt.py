@@ -336,6 +336,7 @@ def test_logits_and_weights_are_float32_and_finite_in_half_precision(policy, tie
 # Training with Keras
 
 
+@pytest.mark.slow
 def test_fit_reports_masked_loss_and_learns():
     model = GPT(**SETTINGS, pad_id=0)
     inputs = np.array([[1, 5, 6, 0, 0], [2, 9, 10, 2, 0]], "int32")

@@ -78,6 +78,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 def test_saved_models_load_in_a_new_process_without_custom_objects(rng, tmp_path):
     np.save(tmp_path / "ids.npy", IDS)
     models = {name: randomize(make(), rng) for name, make in MODELS.items()}

@@ -174,6 +174,7 @@ def test_texts_are_drawn_as_often_as_the_model_alone_draws_them(settings, lookah
     assert abs(observed - joint_probabilities(model, 3, **settings)).sum() > 0.5
 
 
+@pytest.mark.slow
 def test_a_few_hundred_texts_are_drawn_as_often_as_the_model_alone_draws_them():
     codes = draw_texts(500, 2, lookahead=4)
     model, draft = model_and_draft()
@@ -208,6 +209,7 @@ def test_a_longer_context_of_one_model_changes_nothing():
     assert result.tolist() == [greedy_text(tuple(PROMPT))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"temperature": 0}, {}, {"top_k": 3, "top_p": 0.8}])
 def test_the_model_accepts_what_it_proposes_itself(settings):
     model = random_gpt(0)

@@ -578,6 +578,7 @@ def test_progress_is_shown_only_when_asked_for(capsys):
     assert "step 2 of 2: loss" in shown.err and "\x1b" not in shown.err
 
 
+@pytest.mark.slow
 def test_keras_fit_reaches_the_same_loss_curve():
     """Same data, same optimizer, no clipping: losses within 1e-4 over 6 steps."""
     batches = [make_batch(seed) for seed in range(6)]
@@ -793,6 +794,7 @@ def test_a_pad_id_that_is_no_token_is_refused(pad_id):
         make_train_step(small_gpt(), "sgd", pad_id=pad_id)
 
 
+@pytest.mark.slow
 def test_mixed_precision_leaves_quantized_layers_alone():
     model = small_gpt()
     model.quantize("int8")
@@ -847,6 +849,7 @@ class WithUnusedWeight(keras.Model):
         return self.transformer(inputs, training=training)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Gradients do not exist")
 def test_accumulated_batches_can_be_dicts_and_leave_unused_weights_alone():
     def make(accumulate):
@@ -894,7 +897,7 @@ def test_where_xla_fails_training_goes_on_without_it(monkeypatch):
         devices.xla_works.cache_clear()
 
 
-@pytest.mark.parametrize("jit_compile", [False, "parts", True])
+@pytest.mark.parametrize("jit_compile", [False, "parts", pytest.param(True, marks=SLOW)])
 def test_rematerialised_blocks_learn_the_same_in_less_memory(jit_compile):
     models = [small_gpt(num_layers=2, remat=remat) for remat in (False, True)]
     for model in models:

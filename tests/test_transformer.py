@@ -273,6 +273,7 @@ def test_logits_and_weights_are_float32_and_finite_in_half_precision(policy):
 # Training with Keras
 
 
+@pytest.mark.slow
 def test_fit_reports_masked_loss_and_learns():
     model = Transformer(**SETTINGS, dropout=0.0)
     labels = np.array([[5, 6, 2, 0], [9, 10, 2, 3]], "int32")

@@ -22,6 +22,7 @@ from tfgpt.tasks.translator import Translator
 from tfgpt.tokenizers import BPETokenizer
 from tfgpt.training import evaluate
 from tfgpt.transformer import Transformer
+from tfgpt.validation import check_positive
 
 # The language of the targets chooses the stemmer of METEOR.
 TARGET_LANGUAGES = {"verses_en-es": "spanish"}
@@ -89,6 +90,7 @@ def train_translation(
     settings = settings or TranslationSettings()
     language = language or TARGET_LANGUAGES.get(corpus, "english")
     check_language(language)  # before an hour of training
+    check_positive("steps", settings.steps)
     training, validation, test = split_pairs(load_pairs(corpus, target_file))
     folder = Path(run_dir)
     translator, history = fit_translator(
