@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
+from keras import ops
 from layer_check import IS_TENSORFLOW, randomize, to_numpy
 
 from tfgpt import GPT, Transformer, compilation
@@ -365,13 +366,14 @@ def test_an_ended_text_is_not_lost_to_beginnings_that_end_worse():
     later = np.log(np.full((4, 4), 0.25))
 
     def step(newest, caches, position):
-        return np.where(position < 2, table, later)[newest[:, 0]].astype("float32"), caches
+        logits = ops.where(position < 2, table.astype("float32"), later.astype("float32"))
+        return ops.take(logits, newest[:, 0], axis=0), caches
 
     numbers = {"stop_tokens": np.array([1]), "length_penalty": np.float32(0)}
     token_ids, scores = beam_loop(
-        lambda *arguments: step(np.asarray(arguments[0]), *arguments[1:]),
+        step,
         (),
-        np.zeros((1, 2, 5), "int32"),
+        ops.zeros((1, 2, 5), dtype="int32"),
         (np.int32(0), np.int32(4)),
         np.ones(4, bool),
         numbers,
