@@ -657,6 +657,7 @@ def test_several_samples_of_a_prompt_differ_and_stand_side_by_side(model):
         ({"stop_token": [3, 0]}, "stop_token must not be the pad_id=0"),
         ({"stop_token": 5, "vocab_size": 5}, r"stop_token must be in .*\[0, 5\), got 5"),
         ({"num_samples": 0}, "num_samples must be an integer >= 1"),
+        ({"num_samples": 2, "strategy": BeamSearch(2)}, "num_samples must be 1 with a search"),
         ({"no_repeat_ngram_size": 9}, r"no_repeat_ngram_size must be an integer in \[1, 8\]"),
     ],
 )

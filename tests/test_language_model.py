@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from layer_check import randomize
 
-from tfgpt import GPT, BeamSearch, BPETokenizer, CharTokenizer, LanguageModel
+from tfgpt import GPT, BeamSearch, BPETokenizer, CharTokenizer, LanguageModel, generate
 from tfgpt.bundle import CONFIG, TOKENIZER
 from tfgpt.tasks.language_model import until_string
 
@@ -209,3 +209,13 @@ def test_a_saved_language_model_writes_the_same_text(request, kind, tmp_path):
 def test_a_tokenizer_that_does_not_fit_is_refused(char, bpe):
     with pytest.raises(ValueError, match="as many tokens as the model, 8 for texts, got 262"):
         LanguageModel(char.model, bpe.tokenizer)
+
+
+def test_a_warning_about_a_long_prompt_points_at_the_line_of_the_user():
+    tokenizer = CharTokenizer("abc")
+    model = GPT(tokenizer.vocab_size, 4, num_layers=1, d_model=8, num_heads=2)
+    text_model = LanguageModel(model, tokenizer)
+    with pytest.warns(UserWarning, match="The prompt has 6 tokens") as caught:
+        text_model.generate("abcabc", 1, seed=0)
+        generate(model, tokenizer.encode("abcabc"), 1, seed=0)
+    assert {warning.filename for warning in caught} == {__file__}

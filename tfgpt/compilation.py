@@ -144,7 +144,7 @@ def compile_with_xla(function, arguments):
         except tf.errors.OpError as error:
             if len(programs) == 2:
                 raise
-            warn_without_xla(error.message, stacklevel=3)
+            warn_without_xla(error.message)
             programs.append(trace(False, arguments))
             return programs[-1](*arguments)
 

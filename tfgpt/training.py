@@ -13,7 +13,7 @@ from keras import ops
 from tfgpt.checkpoints import Batches
 from tfgpt.fused import REPLACEMENTS
 from tfgpt.losses import NO_TOKEN, masked_accuracy, masked_loss, real_tokens
-from tfgpt.machine.devices import xla_works
+from tfgpt.machine.devices import user_level, xla_works
 from tfgpt.parts import replaced
 from tfgpt.runs import Log, Run, Terminated, delayed_interrupt, termination_as_interrupt
 from tfgpt.schedules import WarmupLinearDecay
@@ -581,7 +581,7 @@ def warn_of_rate_0(optimizer, step, ended):
         warnings.warn(
             f"The learning rate is 0 from step {step} on: the optimizer's schedule has ended, and "
             "nothing is learned. Make a schedule for all steps.",
-            stacklevel=3,
+            stacklevel=user_level(),
         )
 
 

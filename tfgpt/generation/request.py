@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tfgpt.generation.samplers import check_samplers, make_samplers
+from tfgpt.machine.devices import user_level
 from tfgpt.validation import check_integer, check_positive, check_token_ids
 
 MOST_STOP_TOKENS = 8
@@ -69,6 +70,10 @@ def make_request(
     if seed is not None:
         check_integer("seed", seed, minimum=0)
     check_positive("num_samples", num_samples)
+    if hasattr(strategy, "search") and num_samples > 1:
+        raise ValueError(
+            f"num_samples must be 1 with a search, which draws nothing, got {num_samples}."
+        )
     prompts = check_prompts(model, prompt_ids)
     vocab_size = check_vocab_size(model, vocab_size)
     return Request(
@@ -159,8 +164,7 @@ def check_prompts(model, prompt_ids):
         warnings.warn(
             f"The prompt has {longest} tokens; the model sees the last "
             f"context_length={model.context_length} of them.",
-            # The caller of `generate`, or of another function that makes a request.
-            stacklevel=4,
+            stacklevel=user_level(),
         )
     return [row.astype("int32") for row in rows]
 

@@ -138,22 +138,25 @@ def xla_works():
     try:
         return run_xla() == 0.0
     except Exception as error:  # a backend can raise anything
-        warn_without_xla(first_line(error), stacklevel=4)
+        warn_without_xla(first_line(error))
         return False
 
 
-def warn_without_xla(message, stacklevel):
-    """Warn that XLA failed and a plain function takes its place.
-
-    Args:
-        message: str, what XLA says.
-        stacklevel: int, as in warnings.warn, counted from here.
-    """
+def warn_without_xla(message):
+    """Warn that XLA failed, with what it says, and a plain function takes its place."""
     warnings.warn(
         "XLA failed on this machine; going on without it, more slowly. `tfgpt doctor` "
         f"says more. XLA's message begins: {message[:200]}",
-        stacklevel=stacklevel,
+        stacklevel=user_level(),
     )
+
+
+def user_level():
+    """Return the stacklevel at which a warning points at the line outside tfgpt."""
+    frame, level = sys._getframe(1), 1
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("tfgpt."):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 STEPS = {
