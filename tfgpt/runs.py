@@ -237,6 +237,10 @@ class Run:
     def add_row(self, row):
         """Keep a row and rewrite history.csv."""
         self.history.append(row)
+        self.write_history()
+
+    def write_history(self):
+        """Write history.csv anew."""
         if self.folder is not None:
             write_history(self.folder / HISTORY, self.history)
 
@@ -315,6 +319,7 @@ class Log:
         earlier = run.history[-1]["seconds"] if run.history else 0.0
         self.start = time.perf_counter() - earlier
         self.last_row = self.last_step = time.perf_counter()
+        self.is_new = False
         self.progress = Progress(steps) if progress else None
 
     def add(self, result):
@@ -329,23 +334,36 @@ class Log:
             if not np.isfinite(loss):
                 raise ValueError(stop_message(number, f"the loss is {loss}"))
 
-    def write_row(self, validation):
-        """Average what was added since the last row and show it."""
+    def write_row(self):
+        """Average what was added since the last row; nothing was added, no row."""
+        if not self.results:
+            return
         self.check_losses()
         loss = sum(float(result["loss"]) for result in self.results) / len(self.results)
         tokens = sum(float(result["tokens"]) for result in self.results)
         row = {
             "step": self.run.step,
             "loss": loss,
-            "val_loss": validation,
+            "val_loss": None,
             "tokens_per_s": tokens / max(self.last_step - self.last_row, 1e-9),
             "seconds": self.last_step - self.start,
         }
         self.run.add_row(row)
+        self.results, self.is_new = [], True
+        self.last_row = time.perf_counter()
+
+    def add_validation(self, loss):
+        """Write the held-out loss into the newest row."""
+        self.run.history[-1]["val_loss"] = loss
+        self.run.write_history()
         # Time spent on validation belongs to no row.
-        self.results, self.last_row = [], time.perf_counter()
-        if self.progress is not None:
-            self.progress.show(row)
+        self.last_row = time.perf_counter()
+
+    def show(self):
+        """Show the newest row, if it was not shown yet."""
+        if self.is_new and self.progress is not None:
+            self.progress.show(self.run.history[-1])
+        self.is_new = False
 
 
 class Progress:

@@ -554,15 +554,16 @@ def train(
                     raise ValueError("dataset must yield at least one batch.")
                 stopped = batch is None or (on_step is not None and on_step(run.step, result))
                 ended = stopped or run.step >= steps
+                validates = validate.has_data and (ended or run.step % validate_every == 0)
+                if ended or validates or run.step % log_every == 0:
+                    log.write_row()  # before the checkpoint: a resumed run begins after it
                 if ended or run.step % checkpoint_every == 0:
                     log.check_losses()
                     run.save()  # before validation, so that nothing there can lose it
-                validation = None
-                if ended or run.step % validate_every == 0:
-                    validation = validate(at_end=ended)
-                if log.results and (ended or validation or run.step % log_every == 0):
-                    log.write_row(validation)
-                    warn_of_rate_0(step.optimizer, run.step, ended)
+                if validates:
+                    log.add_validation(validate(at_end=ended))
+                log.show()
+                warn_of_rate_0(step.optimizer, run.step, ended or run.step % log_every)
             if run.step < steps:
                 print(f"\nThe training ended at step {run.step} of {steps}.")
         except KeyboardInterrupt as stop:
@@ -575,9 +576,9 @@ def train(
     return run.history
 
 
-def warn_of_rate_0(optimizer, step, ended):
+def warn_of_rate_0(optimizer, step, is_quiet):
     """Warn, once per place in the program, of a schedule that ended before the training."""
-    if not ended and float(optimizer.learning_rate) == 0:
+    if not is_quiet and float(optimizer.learning_rate) == 0:
         warnings.warn(
             f"The learning rate is 0 from step {step} on: the optimizer's schedule has ended, and "
             "nothing is learned. Make a schedule for all steps.",
@@ -615,12 +616,11 @@ class Validation:
                 "validation_data.take(100), or pass validation_batches=100."
             )
         self.step, self.data, self.all_at_end = step, data, all_at_end
+        self.has_data = data is not None
         self.most_batches = most_batches
 
     def __call__(self, at_end):
-        """Return the loss in nats per token, or None without data."""
-        if self.data is None:
-            return None
+        """Return the loss in nats per token."""
         data = self.data() if callable(self.data) else self.data
         whole = self.most_batches is None or (at_end and self.all_at_end)
         data = data if whole else itertools.islice(data, self.most_batches)
