@@ -19,7 +19,7 @@ test-slow: $(VENV)/installed-browser
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 test-jax: $(VENV)/installed-jax
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 -m "not slow" $(addprefix tests/test_,$(addsuffix .py, \
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist worksteal $(addprefix tests/test_,$(addsuffix .py, \
 		masks positional attention layers transformer gpt losses doors generation samplers search))
 
 lint: $(INSTALLED)

@@ -78,6 +78,7 @@ def greedy_by_hand(model, source):
     return words[1:]
 
 
+@pytest.mark.slow
 def test_greedy_decoding_of_the_peer_is_that_of_single_eager_steps(peer, rng):
     table = next(w for w in peer.weights if w.path.endswith("token_embedding/embeddings"))
     # Padding is the likeliest "word" of all: it must not be chosen.
@@ -92,6 +93,7 @@ def test_greedy_decoding_of_the_peer_is_that_of_single_eager_steps(peer, rng):
         translator.search(sources, beam_size=4, length_penalty=1.0)
 
 
+@pytest.mark.slow
 def test_greedy_decoding_is_the_same_search_on_both_sides(rng):
     model = randomize(Transformer(1, 8, 2, 16, VOCAB, VOCAB, LENGTH, norm_first=True), rng)
     source = np.array([[3, 4, 0, 0], [7, 8, 9, 2], [5, 5, 5, 0], [11, 2, 0, 0]], "int32")

@@ -137,6 +137,7 @@ def test_a_model_with_other_weights_than_its_configuration_makes_is_refused(tmp_
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # quantize names the layers it leaves alone
 def test_a_quantized_model_comes_back_bit_for_bit(tmp_path):
     model = gpt()

@@ -210,6 +210,7 @@ def test_a_text_layer_before_a_gpt_can_be_exported(tmp_path):
     assert_close(loaded.serve(tf.constant(["a b"])), model(tf.constant(["a b"])), 1e-5)
 
 
+@pytest.mark.slow
 @on_tensorflow
 def test_a_gpt_can_be_written_by_tensorflow_and_converted_without_extra_operations(tmp_path):
     import tensorflow as tf
@@ -290,6 +291,7 @@ def test_ragged_ids_are_refused_with_what_to_do():
 slow = pytest.mark.slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mode",
     ["int8", pytest.param("int4", marks=slow), pytest.param("float8", marks=[slow, on_tensorflow])],
@@ -315,6 +317,7 @@ def test_a_layer_inside_keeps_its_dtype_policy(tmp_path):
     assert loaded.feed_forward.contract.compute_dtype == "float32"
 
 
+@pytest.mark.slow
 def test_a_copy_in_another_precision_has_lora_in_its_kernels_and_refuses_int8():
     model = small_gpt()
     dense = model.decoder_layers[0].feed_forward.expand

@@ -143,6 +143,7 @@ def test_layer_norm_of_every_configuration_is_that_of_keras(options):
     assert_same(layer, x)
 
 
+@pytest.mark.slow
 def test_an_activation_with_weights_learns_them_in_parts():
     def learned(jit_compile):
         keras.utils.set_random_seed(0)

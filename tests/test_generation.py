@@ -442,6 +442,7 @@ def test_ids_from_the_vocabulary_size_on_are_never_generated(model):
     assert generate(Successor(), [[6, 2]], 2, temperature=0, vocab_size=3).tolist()[0][2:] == [0, 1]
 
 
+@pytest.mark.slow
 def test_the_settings_equal_their_samplers(model):
     settings = {"temperature": 0.7, "top_k": 4, "repetition_penalty": 1.2}
     samplers = [RepetitionPenalty(1.2), Temperature(0.7), TopK(4)]
@@ -546,6 +547,7 @@ def test_one_program_serves_all_lengths_numbers_seeds_and_stop_tokens(monkeypatc
     assert len(compiled) == len(programs_of(model)) == 3
 
 
+@pytest.mark.slow
 def test_a_longer_text_takes_a_larger_cache():
     model = GPT(VOCAB, 600, num_layers=1, d_model=8, num_heads=2)
     rooms = []
@@ -616,6 +618,7 @@ def test_a_fast_compilation_prints_nothing_however_long_the_text(monkeypatch, ca
 # Properties of drawing and of what is kept
 
 
+@pytest.mark.slow
 def test_a_model_that_changes_its_variables_gets_new_programs():
     model = GPT(VOCAB, CONTEXT, num_layers=1, d_model=8, num_heads=2)
     before = generate(model, [[1, 2]], 4, temperature=0)
@@ -633,6 +636,7 @@ def test_a_model_that_changes_its_variables_gets_new_programs():
     np.testing.assert_array_equal(beam, after)
 
 
+@pytest.mark.slow
 def test_a_prompt_goes_on_in_any_batch_as_it_does_alone(model):
     """With drawing: in batches of other sizes, in another order, next to other lengths."""
     prompts = [[1, 2], [3, 4, 5], [6]]
@@ -667,6 +671,7 @@ def test_what_can_never_be_is_refused(options, message):
         generate(padded, [[1, 2]], 2, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0, 1.0])
 def test_a_model_with_nan_weights_is_named(temperature):
     broken = GPT(VOCAB, CONTEXT, num_layers=1, d_model=8, num_heads=2)

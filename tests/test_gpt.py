@@ -129,6 +129,7 @@ def random_ids(rng, count):
     return rng.integers(0, VOCAB, (count, 9)).astype("int32")
 
 
+@pytest.mark.slow
 def test_on_random_tokens_validation_stays_at_chance(rng):
     # A model that could see the token it predicts would learn to copy it. Independent
     # tokens cannot be predicted: accuracy 1/11 = 0.091; over 64 x 8 tokens the standard

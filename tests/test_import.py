@@ -35,6 +35,7 @@ def test_import_and_a_first_model_are_silent_and_load_no_figures_checks_or_docto
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
 
 
+@pytest.mark.slow
 def test_the_log_is_there_for_who_asks_and_other_lines_are_never_lost():
     code = (
         "import os\n"
@@ -55,10 +56,12 @@ def test_the_log_is_there_for_who_asks_and_other_lines_are_never_lost():
     assert run_python(code).stderr == "real line\n" + spoken + "raised\n" + spoken
 
 
+@pytest.mark.slow
 def test_import_works_with_stderr_closed():
     assert run_python("import os; os.close(2); import tfgpt; print(tfgpt.GPT)").returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["former", "new"])
 def test_former_module_names_are_the_same_modules(first):
     order = 1 if first == "former" else -1

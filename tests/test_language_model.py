@@ -31,6 +31,7 @@ def make(tokenizer):
     return LanguageModel(randomize(model, np.random.default_rng(0)), tokenizer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["char", "bpe"])
 def test_generated_text_is_the_prompt_and_what_stream_gives(request, kind):
     language_model = request.getfixturevalue(kind)

@@ -20,6 +20,7 @@ def small_gpt(**options):
     return tfgpt.GPT(10, context_length=8, num_layers=1, d_model=8, num_heads=2, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.requires_tensorflow
 def test_training_into_the_folder_of_another_run_is_refused_and_loses_nothing(tmp_path):
     batches = [(IDS, IDS)]
@@ -82,6 +83,7 @@ def test_a_sequence_too_long_for_a_compiled_model_gives_nan_not_numbers(position
     assert np.isnan(run(np.ones((1, 9), "int32"))[0, 8]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.requires_tensorflow
 def test_the_training_step_refuses_a_longer_sequence_after_shorter_ones():
     step = make_train_step(small_gpt(), "adam", jit_compile=False)

@@ -150,6 +150,7 @@ def test_a_checkpoint_from_before_the_first_row_can_be_resumed(tmp_path):
     assert [row["step"] for row in rows] == [10]
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_work_and_resume_finishes_it_bit_for_bit(tmp_path, capsys):
     _, expected = run(20)
     history, _ = run_and_interrupt(tmp_path, at_step=13)
@@ -232,6 +233,7 @@ def test_a_folder_with_damaged_checkpoints_only_is_named_with_what_to_do(tmp_pat
     assert str(tmp_path) in str(raised.value) and "ckpt-5" in str(raised.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lr*2", "a[1]", "what?", "back\\slash"])
 def test_a_folder_whose_name_is_a_pattern_keeps_to_itself(tmp_path, name):
     siblings = [tmp_path / sibling for sibling in ("lr1_2", "a1", "whatX")]
@@ -254,6 +256,7 @@ def start_tiny(folder, model=None, rate=0.01, seed=3, facts=None, **options):
     return train(make_model(**(model or {})), data, 2, optimizer, **fixed, **options)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_its_own_settings_only(tmp_path):
     start_tiny(tmp_path)
     for change, message in (
@@ -413,6 +416,7 @@ def test_a_schedule_that_has_ended_is_told():
         train(make_table(), make_dataset(), 8, optimizer, log_every=6, progress=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", ["width", "layers", "optimizer"])
 def test_a_checkpoint_of_another_model_is_refused(tmp_path, other):
     run(5, tmp_path, make_model())

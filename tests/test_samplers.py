@@ -201,6 +201,7 @@ def test_tokens_are_drawn_as_often_as_the_adjusted_distribution_says():
     assert statistic < 13.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mode", ["eager", pytest.param("xla", marks=pytest.mark.requires_tensorflow)]
 )

@@ -103,6 +103,7 @@ def test_weight_files_fit_a_new_model_that_was_never_called(rng, name, tmp_path)
     assert_identical(fresh.get_weights(), model.get_weights())
 
 
+@pytest.mark.slow
 @pytest.mark.requires_tensorflow
 @pytest.mark.parametrize("positions", ["learned", "rotary"])
 def test_an_exported_gpt_takes_any_batch_and_length(rng, positions, tmp_path):
@@ -116,6 +117,7 @@ def test_an_exported_gpt_takes_any_batch_and_length(rng, positions, tmp_path):
         assert_close(served.serve(ids), model(ids), 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.requires_tensorflow
 def test_an_exported_transformer_takes_any_batch_and_lengths(rng, tmp_path):
     import tensorflow as tf

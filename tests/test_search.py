@@ -90,6 +90,7 @@ def test_one_beam_is_greedy_decoding_without_a_cache(seed, options):
         np.testing.assert_allclose(row_scores, scores_of(model, source, [target], 1.0), atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length_penalty", [0.0, 0.6, 2.0])
 def test_a_wide_beam_finds_the_best_of_all_targets(length_penalty):
     # Four inner tokens: 1 + 4 + 4^2 = 21 beginnings of up to two tokens, all kept by 21
@@ -121,6 +122,7 @@ def test_scores_belong_to_the_targets_and_descend(model):
         np.testing.assert_allclose(row_scores, scores_of(model, source, rows, 0.6), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_source_alone_and_in_a_padded_batch_has_the_same_result(model):
     batch_ids, batch_scores = beam_search(model, SOURCE, beam_size=3)
     for index, source in enumerate(SOURCE):
@@ -166,6 +168,7 @@ def test_other_lengths_penalties_and_limits_need_no_new_program(model):
     assert len(programs_of(model)) <= programs + 1
 
 
+@pytest.mark.slow
 def test_half_precision_finds_nearly_the_same_scores():
     models = random_model(), random_model(dtype="mixed_bfloat16")
     scores = [beam_search(model, SOURCE, beam_size=4)[1][:, 0] for model in models]
@@ -262,6 +265,7 @@ def greedy_texts(model, prompts, count, stop_tokens=(), allowed=ALLOWED):
     return [list(filled(row, stop_tokens)[0]) for row in texts[:, length : length + count].tolist()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_tokens", [(), (2,), (1, 4)])
 def test_a_wide_beam_finds_the_best_of_all_texts(stop_tokens):
     # Five tokens: 25 beams keep all beginnings of up to two tokens.
@@ -314,6 +318,7 @@ def test_a_model_that_prefers_padding_chooses_none():
     assert PAD not in BeamSearch(2).search(model, PROMPTS, 6, (), VOCAB)
 
 
+@pytest.mark.slow
 def test_texts_alone_and_in_a_batch_are_the_same():
     model = random_gpt(2)
     for stop_tokens in ((), (2, 3)):

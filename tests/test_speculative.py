@@ -190,6 +190,7 @@ def test_wrong_rules_give_other_texts(wrong, monkeypatch):
     assert chi_square(codes, joint_probabilities(random_gpt(0), 3)) > 2 * LIMITS[125]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lookahead", [1, 4, 100])
 @pytest.mark.parametrize("length", [1, 3, 17, 35])
 def test_at_temperature_0_it_is_greedy_decoding(length, lookahead):
@@ -220,6 +221,7 @@ def test_the_model_accepts_what_it_proposes_itself(settings):
     assert accepted == 4.0
 
 
+@pytest.mark.slow
 def test_a_better_draft_is_accepted_more_often():
     model = random_gpt(0)
     near = random_gpt(9)
@@ -258,6 +260,7 @@ def test_padding_is_never_generated():
     assert 0 not in speculative_generate(model, random_gpt(1), PROMPT, 37, seed=0)
 
 
+@pytest.mark.slow
 def test_other_prompts_lengths_numbers_and_seeds_use_the_same_programs():
     model, draft = model_and_draft()
     speculative_generate(model, draft, PROMPT, 5, top_k=3, top_p=0.5)

@@ -71,6 +71,7 @@ def test_random_bytes_give_the_text_of_decode(byte_tokenizer, rng):
         assert all(pieces)
 
 
+@pytest.mark.slow
 def test_the_pieces_are_the_text_that_generate_writes(char_tokenizer):
     model = make_model(char_tokenizer.vocab_size)
     for settings in ({"temperature": 0}, {"seed": 3}, {"seed": 4, "top_k": 5, "min_p": 0.01}):

@@ -229,6 +229,7 @@ def test_half_a_character_decodes_to_the_replacement_character():
     assert tokenizer.decode(tokenizer.encode("月")[:1]) == "\ufffd"
 
 
+@pytest.mark.slow
 def test_the_layer_in_a_tf_data_graph_equals_encode(bpe, layer):
     texts = [*TEXTS.values(), *SPECIAL_TEXTS, *random_texts(1000, 6, seed=3)]
     dataset = tf.data.Dataset.from_tensor_slices(texts).batch(len(texts)).map(layer)

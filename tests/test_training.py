@@ -220,6 +220,7 @@ def test_dropout_acts_in_a_training_step_and_not_in_evaluation():
     assert float(measure(make_batch())["loss"]) == float(measure(make_batch())["loss"])
 
 
+@pytest.mark.slow
 def test_the_articles_transformer_trains_with_the_same_step():
     model = Transformer(
         num_layers=1,
@@ -293,6 +294,7 @@ def test_a_batch_that_is_no_pair_is_refused(batch):
 # Precision
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 @pytest.mark.parametrize("how", ["argument", "policy"])
 def test_half_precision_learns_with_float32_weights(precision, how):
@@ -599,6 +601,7 @@ def test_keras_fit_reaches_the_same_loss_curve():
     assert largest_difference(weights_of(model), weights_of(twin)) < 1e-4
 
 
+@pytest.mark.slow
 def test_a_validation_on_random_data_stays_at_chance():
     """Nothing leaks: random targets cannot be predicted, so the loss stays above ln V."""
     batches = [make_batch(seed, rows=8) for seed in range(20)]
@@ -653,6 +656,7 @@ def uneven_batch():
     return inputs, targets
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("accumulate", "jit_compile"),
     [(2, "parts"), (3, False), pytest.param(4, True, marks=SLOW)],
@@ -897,6 +901,7 @@ def test_where_xla_fails_training_goes_on_without_it(monkeypatch):
         devices.xla_works.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [False, "parts", pytest.param(True, marks=SLOW)])
 def test_rematerialised_blocks_learn_the_same_in_less_memory(jit_compile):
     models = [small_gpt(num_layers=2, remat=remat) for remat in (False, True)]

@@ -59,6 +59,7 @@ def pairs_file(tmp_path):
 # Text in, text out
 
 
+@pytest.mark.slow
 def test_a_list_and_single_texts_give_the_same_translations(translator):
     translations = translator.translate(TEXTS, batch_size=2)
     assert translations == [translator.translate(text) for text in TEXTS]
@@ -211,6 +212,7 @@ def test_a_tokenizer_of_another_size_is_refused(translator, tmp_path):
         Translator.load(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_bundled_checkpoints_are_small_and_translate(name):
     folder = DATA_FOLDER / "checkpoints" / name

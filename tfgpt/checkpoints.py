@@ -5,9 +5,11 @@ state of the tf.data iterator. A file with checksums is written last: a checkpoi
 it, or with other bytes, is never read.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -79,16 +81,14 @@ class Batches:
         self.iterator = self.start(step)
 
     def save(self, path):
-        """Write the state of the iterator; return whether that is possible."""
+        """Write the state of the iterator, if that is possible."""
         import tensorflow as tf
 
-        if not self.is_tf_data:
-            return False
-        try:
-            tf.train.Checkpoint(iterator=self.iterator).write(str(path))
-            return True
-        except (tf.errors.FailedPreconditionError, tf.errors.UnimplementedError, ValueError):
-            return False  # a Python generator, say, cannot be written
+        # A Python generator, say, cannot be written.
+        cannot = (tf.errors.FailedPreconditionError, tf.errors.UnimplementedError, ValueError)
+        if self.is_tf_data:
+            with contextlib.suppress(*cannot):
+                tf.train.Checkpoint(iterator=self.iterator).write(str(path))
 
 
 class Checkpoints:
@@ -127,23 +127,13 @@ class Checkpoints:
         import tensorflow as tf
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        # TensorFlow takes [ ] * ? in a path for a pattern, so it writes elsewhere first.
-        beside = Path(tempfile.mkdtemp(prefix="tfgpt-"))
-        if not re.search(r"[\[\]*?\\]", str(self.folder.resolve())):
-            beside.rmdir()
-            beside = self.folder / f"part-{step}"
-            shutil.rmtree(beside, ignore_errors=True)
-            beside.mkdir()
+        for left in self.folder.glob("part-*"):  # by a process that was killed
+            shutil.rmtree(left)
         try:
-            self.state.write(str(beside / f"ckpt-{step}"))
-            has_place = self.batches.save(beside / f"data-{step}")
-            sums = {path.name: checksum(path) for path in sorted(beside.iterdir())}
-            for path in sorted(beside.iterdir()):
-                shutil.move(path, self.folder / path.name)
-            content = json.dumps({"step": step, "has_place": has_place, "sha256": sums})
-            ready = beside / f"ckpt-{step}.json"
-            ready.write_text(content, encoding="utf-8")
-            shutil.move(ready, self.folder / ready.name)
+            with tempfile.TemporaryDirectory(
+                prefix="part-", dir=None if is_pattern(self.folder) else self.folder
+            ) as beside:
+                self.write(step, Path(beside))
         except (OSError, tf.errors.OpError) as error:
             kept = self.steps()
             raise OSError(
@@ -151,10 +141,22 @@ class Checkpoints:
                 f"{str(error).splitlines()[0][:200]} "
                 + (f"That of step {kept[-1]} is kept." if kept else "There is none before.")
             ) from error
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
         for old in self.steps()[:-KEPT]:
             self.remove(old)
+
+    def write(self, step, beside):
+        """Write the files of a checkpoint to a folder, then move them, the checksums last."""
+        self.state.write(str(beside / f"ckpt-{step}"))
+        self.batches.save(beside / f"data-{step}")
+        paths = sorted(beside.iterdir())
+        content = {"step": step, "sha256": {path.name: checksum(path) for path in paths}}
+        ready = beside / f"ckpt-{step}.json"
+        ready.write_text(json.dumps(content), encoding="utf-8")
+        self.remove(step)  # an earlier one of the same step
+        for path in (*paths, ready):
+            with open(path, "rb+") as file:
+                os.fsync(file.fileno())  # on the disk before its name appears
+            shutil.move(path, self.folder / path.name)
 
     def remove(self, step):
         """Remove one checkpoint, its checksums first."""
@@ -204,7 +206,7 @@ class Checkpoints:
 
     def read(self, step):
         """Restore a verified checkpoint; raise if it is of another model or optimizer."""
-        with self.readable(step) as folder:
+        with ReadableCopy(self.folder, {f"ckpt-{step}", f"data-{step}"}) as folder:
             try:
                 self.state.read(str(folder / f"ckpt-{step}")).assert_consumed()
             except Exception as error:  # TensorFlow raises many kinds here
@@ -217,10 +219,6 @@ class Checkpoints:
             has_place = (folder / f"data-{step}.index").exists()
             self.batches.seek(step, place if has_place else None)
 
-    def readable(self, step):
-        """Give a folder with the files of a checkpoint and a name that is no pattern."""
-        return ReadableCopy(self.folder, {f"ckpt-{step}", f"data-{step}"})
-
 
 class ReadableCopy:
     """A folder that TensorFlow can read from: the folder itself, or a copy of some files."""
@@ -229,7 +227,7 @@ class ReadableCopy:
         self.folder, self.names, self.copy = folder, names, None
 
     def __enter__(self):
-        if not re.search(r"[\[\]*?\\]", str(self.folder.resolve())):
+        if not is_pattern(self.folder):
             return self.folder
         self.copy = tempfile.TemporaryDirectory(prefix="tfgpt-")
         for path in self.folder.iterdir():
@@ -240,6 +238,11 @@ class ReadableCopy:
     def __exit__(self, *error):
         if self.copy is not None:
             self.copy.cleanup()
+
+
+def is_pattern(folder):
+    """Say whether TensorFlow takes the path of a folder for a pattern."""
+    return re.search(r"[\[\]*?\\]", str(folder.resolve())) is not None
 
 
 def checksum(path):

@@ -18,7 +18,7 @@ from keras import ops
 from tfgpt.parts import part, to_float32
 from tfgpt.validation import check_pad_id, check_rate, check_token_ids, concrete_values
 
-NO_TOKEN = (-100,)  # ids that stand for "does not count" and are never tokens
+IGNORED_IDS = (-100,)  # ids that stand for "does not count" and are never tokens
 
 
 def real_tokens(targets, pad_id):
@@ -78,7 +78,7 @@ def masked_loss(targets, logits, pad_id=0, label_smoothing=0.0):
 def weighted_losses(targets, logits, pad_id, label_smoothing):
     """Compute the loss of each target, and what counts: float32 (B, T) each."""
     check_rate("label_smoothing", label_smoothing)
-    check_pad_id(pad_id, ignored=NO_TOKEN)
+    check_pad_id(pad_id, ignored=IGNORED_IDS)
     # Keras hands float targets to a loss function in `fit`.
     targets = ops.cast(targets, "int32")
     logits = to_float32(logits)
@@ -142,7 +142,7 @@ def masked_accuracy(targets, logits, pad_id=0):
 
 def weighted_hits(targets, logits, pad_id):
     """Say which targets have the largest logit, and what counts: float32 (B, T) each."""
-    check_pad_id(pad_id, ignored=NO_TOKEN)
+    check_pad_id(pad_id, ignored=IGNORED_IDS)
     targets = ops.cast(targets, "int32")
     logits = ops.convert_to_tensor(logits)
     check_shapes(targets, logits)
@@ -197,7 +197,7 @@ class MaskedLoss(keras.losses.Loss):
 
     def __init__(self, pad_id=0, label_smoothing=0.0, name="masked_loss"):
         super().__init__(name=name)
-        self.pad_id = check_pad_id(pad_id, ignored=NO_TOKEN)
+        self.pad_id = check_pad_id(pad_id, ignored=IGNORED_IDS)
         self.label_smoothing = check_rate("label_smoothing", label_smoothing)
 
     def __call__(self, y_true, y_pred, sample_weight=None):
@@ -223,7 +223,7 @@ class TokenMean(keras.metrics.Metric):
 
     def __init__(self, pad_id=0, name=None, **kwargs):
         super().__init__(name=name, **kwargs)
-        self.pad_id = check_pad_id(pad_id, ignored=NO_TOKEN)
+        self.pad_id = check_pad_id(pad_id, ignored=IGNORED_IDS)
         self.total = self.add_variable((), "zeros", name="total")
         self.weight = self.add_variable((), "zeros", name="weight")
 

@@ -53,6 +53,14 @@ def read_run(folder):
         return None
 
 
+def keep_aside(path):
+    """Rename a file or folder that would be written anew to the first free number."""
+    number = 1
+    while (kept := path.with_name(f"{path.name}.{number}")).exists():
+        number += 1
+    return path.rename(kept)
+
+
 def set_aside(folder):
     """Rename the folder of an earlier run, so that nothing of it is lost.
 
@@ -66,25 +74,15 @@ def set_aside(folder):
     if not holds_run(folder):
         return
     place = folder.resolve()
-    if (
-        read_run(folder) is None
-        or os.path.ismount(place)
-        or place
-        in (
-            Path.cwd(),
-            *Path.cwd().parents,
-        )
-    ):
+    is_above = place in (Path.cwd(), *Path.cwd().parents)
+    if read_run(folder) is None or os.path.ismount(place) or is_above:
         raise ValueError(
             f"run_dir must be a new folder or that of an earlier run, got {str(folder)!r}, which "
             "holds other files or is the current folder: choose another one."
         )
     with RunLock(folder):  # no other process may be writing there
         pass
-    number = 1
-    while (kept := place.with_name(f"{place.name}.{number}")).exists():
-        number += 1
-    place.rename(kept)
+    kept = keep_aside(place)
     print(f"The earlier run is kept in {folder.with_name(kept.name)}.")
 
 
@@ -116,8 +114,7 @@ class RunLock:
         return self
 
     def __exit__(self, *error):
-        self.file.close()
-        self.path.unlink(missing_ok=True)
+        self.file.close()  # the file stays: another process may have opened it already
 
 
 def lock_file(file):
@@ -194,7 +191,8 @@ class Run:
             self.history = read_history(self.folder / HISTORY, last_step=step)
             print(f"Going on from step {step} in {self.folder}.")
         elif resume:
-            keep_aside(self.folder / HISTORY)
+            if (self.folder / HISTORY).exists():
+                keep_aside(self.folder / HISTORY)
             print(f"There is no checkpoint in {self.folder} yet: starting at step 0.")
         self.write_start(tokenizer, facts)
 
@@ -262,15 +260,6 @@ def first_difference(before, now, name=""):
                 return found
         return None
     return None if before == now else (name, before, now)
-
-
-def keep_aside(path):
-    """Rename a file that would be written anew, so that nothing of it is lost."""
-    if path.exists():
-        number = 1
-        while (kept := path.with_name(f"{path.name}.{number}")).exists():
-            number += 1
-        path.rename(kept)
 
 
 def batch_hash(batch):
@@ -353,9 +342,10 @@ class Log:
         self.last_row = time.perf_counter()
 
     def add_validation(self, loss):
-        """Write the held-out loss into the newest row."""
-        self.run.history[-1]["val_loss"] = loss
-        self.run.write_history()
+        """Write the held-out loss into the newest row, if there is one."""
+        if self.run.history:
+            self.run.history[-1]["val_loss"] = loss
+            self.run.write_history()
         # Time spent on validation belongs to no row.
         self.last_row = time.perf_counter()
 

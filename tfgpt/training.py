@@ -12,8 +12,9 @@ from keras import ops
 
 from tfgpt.checkpoints import Batches
 from tfgpt.fused import REPLACEMENTS
-from tfgpt.losses import NO_TOKEN, masked_accuracy, masked_loss, real_tokens
+from tfgpt.losses import IGNORED_IDS, masked_accuracy, masked_loss, real_tokens
 from tfgpt.machine.devices import user_level, xla_works
+from tfgpt.masks import policy_of
 from tfgpt.parts import replaced
 from tfgpt.runs import Log, Run, Terminated, delayed_interrupt, termination_as_interrupt
 from tfgpt.schedules import WarmupLinearDecay
@@ -240,7 +241,7 @@ def resolve_pad_id(model, pad_id):
     own = getattr(model, "pad_id", None)
     if isinstance(pad_id, str) and pad_id == "auto":
         return 0 if own is None else own
-    pad_id = check_pad_id(pad_id, target_vocab_size(model), NO_TOKEN)
+    pad_id = check_pad_id(pad_id, target_vocab_size(model), IGNORED_IDS)
     if own is not None and pad_id != own:
         raise ValueError(f"pad_id must be that of the model, {own}, got {pad_id}: leave it out.")
     return pad_id
@@ -338,11 +339,11 @@ def prepare(model, optimizer, mixed_precision=None):
     if not model.built:
         raise ValueError("model must be built: call it once on a batch first.")
     if mixed_precision:
-        for layer in model._flatten_layers():
-            # A layer with a policy of its own, such as a quantized one, keeps it.
-            if layer.dtype_policy == model.dtype_policy and layer is not model:
-                layer.dtype_policy = keras.DTypePolicy(f"mixed_{mixed_precision}")
-        model.dtype_policy = keras.DTypePolicy(f"mixed_{mixed_precision}")
+        policy, general = keras.DTypePolicy(f"mixed_{mixed_precision}"), policy_of(model)
+        # A layer with a policy of its own, such as a quantized one, keeps it.
+        plain = [layer for layer in model._flatten_layers() if policy_of(layer) == general]
+        for layer in plain:
+            layer.dtype_policy = policy
     loss_scaling = keras.optimizers.LossScaleOptimizer
     if model.compute_dtype == "float16" and not isinstance(optimizer, loss_scaling):
         optimizer = loss_scaling(optimizer)

@@ -14,7 +14,7 @@ from keras import ops
 
 from tfgpt.compilation import compiled
 from tfgpt.generation.cache import cache_room, read_text
-from tfgpt.generation.request import NONE, make_request, row_generators, stop_token_row
+from tfgpt.generation.request import make_request, row_generators, stop_token_row
 from tfgpt.generation.samplers import NO_TOKEN, Greedy, adjust_logits, draw, make_samplers
 
 
@@ -182,7 +182,7 @@ class Decoding:
         # Places below it are written in every row.
         self.position = int(self.lengths.min())
         # The stop token that ended a row.
-        self.endings = np.full(len(self.lengths), NONE, dtype="int32")  # (B,)
+        self.endings = np.full(len(self.lengths), NO_TOKEN, dtype="int32")  # (B,)
         has_cache = hasattr(self.model, "decode")
         self.cached = min(self.total, self.model.context_length) if has_cache else 0
         self.state = self.program = None
@@ -196,7 +196,7 @@ class Decoding:
 
     def unfinished(self):
         """Mark the rows that need more tokens: bool (B,)."""
-        return (self.endings == NONE) & (self.position < self.ends)
+        return (self.endings == NO_TOKEN) & (self.position < self.ends)
 
     def write_cached(self, until):
         """Write up to place `until` <= context_length in one compiled loop."""
@@ -214,16 +214,16 @@ class Decoding:
         written = np.asarray(self.state["token_ids"])
         self.token_ids[:, : self.cached] = written[:, : self.cached]
         self.endings = np.array(self.state["endings"])
-        self.position = int(self.state["position"])
-        self.check_written()
+        start, self.position = self.position, int(self.state["position"])
+        self.check_written(start)
 
-    def check_written(self):
-        """Raise if a place below `position` holds no token."""
-        rows, places = np.nonzero(self.token_ids[:, : self.position] == NO_TOKEN)
+    def check_written(self, start):
+        """Raise if a place from `start` on and below `position` holds no token."""
+        rows, places = np.nonzero(self.token_ids[:, start : self.position] == NO_TOKEN)
         if len(rows):
             raise ValueError(
                 "model must give finite logits and leave a token to choose, got NaN, infinity or "
-                f"none at place {places.min()} of row {rows[places.argmin()]}."
+                f"none at place {start + places.min()} of row {rows[places.argmin()]}."
             )
 
     def start_cache(self):
@@ -253,7 +253,7 @@ class Decoding:
     def write_sliding(self):
         """Write one place of every row, running a whole window."""
         place, context = self.position, self.model.context_length
-        has_ended = self.endings != NONE
+        has_ended = self.endings != NO_TOKEN
         self.token_ids[has_ended, place] = self.endings[has_ended]
         is_written = self.unfinished() & (place >= self.lengths)  # (B,)
         self.position = place + 1
@@ -267,7 +267,7 @@ class Decoding:
         chosen = choose_tokens(self.request.samplers, logits, self.token_ids, place, numbers)
         chosen = np.asarray(chosen)
         self.token_ids[is_written, place] = chosen[is_written]
-        self.check_written()
+        self.check_written(place)
         ends = is_written & np.isin(chosen, self.request.stop_tokens)
         self.endings[ends] = chosen[ends]
 
@@ -275,7 +275,7 @@ class Decoding:
         """Return the texts: a list of B int32 arrays (T + N,)."""
         # If every sequence ended early, the rest is its stop token.
         unwritten = np.arange(self.token_ids.shape[1]) >= self.position
-        filled = unwritten & (self.endings != NONE)[:, None]
+        filled = unwritten & (self.endings != NO_TOKEN)[:, None]
         token_ids = np.where(filled, self.endings[:, None], self.token_ids)
         return [row[:end] for row, end in zip(token_ids, self.ends, strict=True)]
 
@@ -307,7 +307,7 @@ def decode_loop(model, state, until, settings, kinds):
     samplers = [kind(**numbers) for kind, numbers in zip(kinds, settings["numbers"], strict=True)]
 
     def unfinished(position, token_ids, caches, endings):
-        return (position < until) & ops.any((endings == NONE) & (position < settings["ends"]))
+        return (position < until) & ops.any((endings == NO_TOKEN) & (position < settings["ends"]))
 
     def write_token(position, token_ids, caches, endings):
         newest = ops.take(token_ids, position - 1, axis=1)[:, None]  # (B, 1)
@@ -316,7 +316,7 @@ def decode_loop(model, state, until, settings, kinds):
         logits = hide_tokens(logits, settings["pad_id"], settings["vocab_size"])
         numbers = ops.take(settings["random_numbers"], position, axis=0)  # (B,)
         chosen = choose_tokens(samplers, logits, token_ids, position, numbers)
-        chosen = ops.where(endings == NONE, chosen, endings)
+        chosen = ops.where(endings == NO_TOKEN, chosen, endings)
         in_prompt = position < settings["lengths"]
         is_stop = ops.any(chosen[:, None] == settings["stop_tokens"], axis=-1)
         endings = ops.where(~in_prompt & is_stop, chosen, endings)
@@ -375,7 +375,7 @@ def hide_tokens(logits, pad_id, vocab_size):
 def pad_id_of(model):
     """Return the id that is never generated; -1 if there is none."""
     value = getattr(model, "pad_id", None)
-    return NONE if value is None else value
+    return NO_TOKEN if value is None else value
 
 
 def next_token_probabilities(logits, temperature=1.0, top_k=None, top_p=None):

@@ -6,13 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfgpt.generation.samplers import check_samplers, make_samplers
+from tfgpt.generation.samplers import NO_TOKEN, check_samplers, make_samplers
 from tfgpt.machine.devices import user_level
 from tfgpt.validation import check_integer, check_positive, check_token_ids
 
 MOST_STOP_TOKENS = 8
-# No token: the rest of a row of stop tokens, what has not ended, and what is not hidden.
-NONE = -1
 
 
 @dataclass(frozen=True)
@@ -130,7 +128,7 @@ def check_stop_tokens(model, stop_token, vocab_size):
 
 def stop_token_row(stop_tokens):
     """Write stop tokens in the one shape that programs take: int32 array (8,), filled with -1."""
-    row = np.full(MOST_STOP_TOKENS, NONE, dtype="int32")
+    row = np.full(MOST_STOP_TOKENS, NO_TOKEN, dtype="int32")
     row[: len(stop_tokens)] = stop_tokens
     return row
 

@@ -26,7 +26,7 @@ NGRAM = (
     lambda number: 1 <= number <= LONGEST_NGRAM and number == int(number),
 )
 SHARE = ("in [0, 1]", lambda number: 0 <= number <= 1)
-# No token can be chosen.
+# No token: none can be chosen, none has ended a row, none is hidden.
 NO_TOKEN = -1
 # What a sum of float32 probabilities may be off.
 ROUNDING = 1e-6

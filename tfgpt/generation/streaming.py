@@ -8,7 +8,8 @@ is complete.
 import codecs
 
 from tfgpt.generation.decoding import Decoding
-from tfgpt.generation.request import NONE, make_request
+from tfgpt.generation.request import make_request
+from tfgpt.generation.samplers import NO_TOKEN
 
 
 def stream(model, tokenizer, prompt, max_new_tokens, **settings):
@@ -61,7 +62,7 @@ def new_tokens(decoding):
     """Yield the tokens of one text as they are drawn, up to the stop token."""
     for place in range(decoding.position, decoding.total):
         decoding.advance(place + 1)
-        if decoding.endings[0] != NONE:
+        if decoding.endings[0] != NO_TOKEN:
             return
         yield int(decoding.token_ids[0, place])
 
