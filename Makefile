@@ -20,7 +20,7 @@ test-slow: $(VENV)/installed-browser
 
 test-jax: $(VENV)/installed-jax
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist worksteal $(addprefix tests/test_,$(addsuffix .py, \
-		masks positional attention layers transformer gpt losses doors generation samplers search))
+		masks positional attention layers transformer gpt losses doors generation samplers search tuning))
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -92,7 +92,8 @@ def test_every_public_layer_is_registered_with_keras(cls):
 
 
 def test_what_is_not_registered_is_a_base_of_what_is():
-    classes = layer_classes()
+    """Adapters apart: `save_adapters` writes them, and they need the layer that they adapt."""
+    classes = [cls for cls in layer_classes() if ".tuning." not in cls.__module__]
     assert len(classes) > 5
     for cls in classes:
         if keras.saving.get_registered_name(cls) != f"tfgpt>{cls.__name__}":

@@ -10,7 +10,10 @@ PACKAGE = Path(__file__).parents[1] / "tfgpt"
 MODULES = sorted(path.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("*.py"))
 CORE = ("masks", "positional", "attention", "layers", "transformer", "gpt", "losses")
 MODELS = {"tfgpt.layers", "tfgpt.transformer", "tfgpt.gpt"}
-ROOMS = ("data", "generation", "machine", "plotting", "tasks", "training", "checks", "cli")
+ROOMS = (
+    *("data", "generation", "machine", "plotting", "pretrained", "tuning"),
+    *("tasks", "training", "checks", "cli"),
+)
 
 
 def dotted(path):
@@ -77,6 +80,13 @@ def test_the_machine_imports_itself_only(path):
     assert names == touches(names, "machine")
 
 
+def test_adapters_and_files_of_others_need_the_core_only():
+    for path in files_of("tuning", "pretrained"):
+        allowed = touches(imports_of(path), *CORE, "validation", "tuning", "pretrained")
+        files = touches(imports_of(path), "bundle", "tokenizers")
+        assert imports_of(path) <= allowed | files | {"tfgpt"}, path
+
+
 def test_training_and_generation_never_meet():
     for path in files_of("training", "parts", "fused", "runs", "checkpoints", "schedules"):
         assert not touches(imports_of(path), "generation")
@@ -107,4 +117,4 @@ def test_nobody_inside_imports_the_whole_package():
 def test_every_room_is_a_room_of_the_plan_and_will_be_committed():
     """A folder named like a public function would hide it; `runs` is ignored by git."""
     rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
-    assert rooms <= set(ROOMS) | {"pretrained", "tuning", "vision", "interpret", "serving"}
+    assert rooms <= set(ROOMS) | {"vision", "interpret", "serving"}

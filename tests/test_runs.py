@@ -450,7 +450,7 @@ def start_training(folder):
 
 def wait_for_a_checkpoint(process, folder, limit=240):
     end = time.monotonic() + limit
-    while not list((folder / "checkpoint").glob("ckpt-*.index")):
+    while not list((folder / "checkpoint").glob("ckpt-*.json")):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < end, "no checkpoint was written"
         time.sleep(0.01)

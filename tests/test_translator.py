@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import keras
 import numpy as np
 import pytest
 from test_cli import TRANSLATION_FILES
@@ -32,6 +33,7 @@ def make_translator(seed=0):
     """Make a translator with random weights of 16 bits, which its files hold; max_length is 16."""
     tokenizer = BPETokenizer.train("a b c " * 9, vocab_size=262)
     size = tokenizer.vocab_size
+    keras.utils.set_random_seed(seed)
     model = Transformer(1, 16, 2, 32, size, size, 16, norm_first=True, tie_embeddings=True)
     rng = np.random.default_rng(seed)
     for weight in model.trainable_variables:

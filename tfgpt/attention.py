@@ -128,6 +128,19 @@ def weighted_sum(weights, value):
     return ops.matmul(ops.cast(weights, value.dtype), value)
 
 
+def is_full(cache, start):
+    """Say whether a cache (B, H, C, K) has no room behind `start`; only a number can tell."""
+    return isinstance(start, int) and cache.shape[2] == start
+
+
+def write_cache(cache, heads, start):
+    """Put new heads (B, H, T, K) into a cache, or behind a full one: there gradients pass."""
+    heads = ops.cast(heads, cache.dtype)
+    if is_full(cache, start):
+        return ops.concatenate([cache, heads], axis=2)
+    return ops.slice_update(cache, (0, 0, start, 0), heads)
+
+
 @keras.saving.register_keras_serializable("tfgpt")
 class MultiHeadAttention(MaskedLayer):
     """Attend with several heads, each on its own slice of the features.
@@ -294,16 +307,14 @@ class MultiHeadAttention(MaskedLayer):
             x: float tensor (B, T, D), the new tokens.
             cache: keys and values so far, two tensors (B, H, C, K).
             start: int scalar, the position of the first new token.
-            mask: bool tensor, broadcastable to (B, H, T, C).
+            mask: bool tensor, broadcastable to (B, H, T, C), or to (B, H, T, C + T) if the
+                cache is full.
 
         Returns:
             output (B, T, D), and the cache with the new keys and values in it.
         """
         query, *new = self.project(x, x, x, start)
-        cache = tuple(
-            ops.slice_update(old, (0, 0, start, 0), ops.cast(heads, old.dtype))
-            for old, heads in zip(cache, new, strict=True)
-        )
+        cache = tuple(write_cache(*pair, start) for pair in zip(cache, new, strict=True))
         output, _ = self.attend(query, *cache, mask)
         return output, cache
 

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfgpt.attention import is_full
 from tfgpt.layers import DecoderLayer, LayerNorm
 from tfgpt.masks import causal_mask, combine_masks, left_padding, padding_mask, serialize_policy
 from tfgpt.parts import to_float32
@@ -272,13 +273,16 @@ class GPT(keras.Model):
             inputs: int tensor (B, T), the new tokens; or float tensor (B, T, D), their
                 embeddings.
             caches: what `make_caches` or the last `decode` returned, room for C tokens.
-            start: int scalar, the position of the first new token; start + T <= C.
+            start: int scalar, the position of the first new token; start + T <= C. With
+                start=C, as a number, the caches grow by T, and gradients pass through them.
             mask: bool tensor, broadcastable to (B, H, T, C), hides more than the future.
 
         Returns:
             hidden states (B, T, D) for `logits`, and the caches with the new tokens.
         """
-        future = causal_mask(inputs.shape[1], caches[0][0].shape[2], offset=start)
+        length, room = ops.shape(inputs)[1], ops.shape(caches[0][0])[2]
+        room = room + length if is_full(caches[0][0], start) else room
+        future = causal_mask(length, room, offset=start)
         mask = combine_masks(future, mask)
         x = inputs if len(inputs.shape) == 3 else self.embed(inputs, start)  # (B, T, D)
         updated = []

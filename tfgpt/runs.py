@@ -102,6 +102,19 @@ class RunLock:
 
     def __enter__(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        while self.file is None or not self.is_current():
+            self.take()
+        return self
+
+    def __exit__(self, *error):
+        with contextlib.suppress(PermissionError):  # Windows keeps open files
+            self.path.unlink(missing_ok=True)
+        self.file.close()
+
+    def take(self):
+        """Open the file and lock it."""
+        if self.file is not None:
+            self.file.close()
         self.file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115
         try:
             lock_file(self.file)
@@ -111,10 +124,12 @@ class RunLock:
                 f"run_dir must not be in use, got {str(self.path.parent)!r}, where another "
                 "process is training: wait for its end, or choose another folder."
             ) from error
-        return self
 
-    def __exit__(self, *error):
-        self.file.close()  # the file stays: another process may have opened it already
+    def is_current(self):
+        """Say whether the name is still that of the locked file: its last owner removes it."""
+        with contextlib.suppress(FileNotFoundError):
+            return os.path.samestat(os.stat(self.path), os.fstat(self.file.fileno()))
+        return False
 
 
 def lock_file(file):

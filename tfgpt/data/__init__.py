@@ -7,6 +7,16 @@ from tfgpt.data.batches import (
     window_batches,
     windows,
 )
+from tfgpt.data.chat import dialogue_parts, encode_parts, join_parts, prompt_parts
+from tfgpt.data.labelled import (
+    BUNDLED,
+    Labelled,
+    load_answers,
+    load_dialogues,
+    load_labelled,
+    load_tagged,
+    split_examples,
+)
 from tfgpt.data.packing import pack_tokens
 from tfgpt.data.pairs import (
     PAIR_CORPORA,
@@ -22,20 +32,31 @@ from tfgpt.data.pairs import (
 from tfgpt.data.texts import CORPORA, DATA_FOLDER, load_text
 
 __all__ = [
+    "BUNDLED",
     "CORPORA",
     "DATA_FOLDER",
+    "Labelled",
     "PAIR_CORPORA",
     "Pairs",
+    "dialogue_parts",
     "encode_pairs",
+    "encode_parts",
+    "join_parts",
+    "load_answers",
+    "load_dialogues",
+    "load_labelled",
     "load_pairs",
+    "load_tagged",
     "load_text",
-    "pad_rows",
     "pack_tokens",
+    "pad_rows",
     "pair_batches",
     "pair_windows",
+    "prompt_parts",
     "random_batches",
     "shift",
     "short_pairs",
+    "split_examples",
     "split_held_out",
     "split_pairs",
     "window_batches",

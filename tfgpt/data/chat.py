@@ -1,0 +1,82 @@
+"""Prompts and dialogues as token ids, and which of them the loss counts.
+
+A model that answers is trained on whole texts, but on the loss of the answers only: what the
+user wrote is given. Each answer ends with the tokenizer's end token, so the model learns to
+stop.
+"""
+
+import numpy as np
+
+NAMES = {"system": "System: ", "user": "User: ", "assistant": "Assistant: "}
+# What stands before and after the prompt of a task; the answer follows after a space.
+TEMPLATES = {
+    "qa": ("Question: ", "\nAnswer:"),
+    "summarise": ("", "\nSummary:"),
+    "answer": ("", "\n"),
+}
+
+
+def dialogue_parts(messages):
+    """Cut a dialogue into (text, whether it is an answer).
+
+    Args:
+        messages: list of {"role": "system", "user" or "assistant", "content": str}.
+
+    Returns:
+        list of (str, bool); each answer begins after "Assistant:", with its space.
+
+    Example:
+        >>> dialogue_parts([{"role": "user", "content": "Hi."},
+        ...                 {"role": "assistant", "content": "Hello."}])
+        [('User: Hi.\\nAssistant:', False), (' Hello.', True)]
+    """
+    parts, text = [], ""
+    for place, message in enumerate(messages):
+        text += ("\n" if place else "") + NAMES[message["role"]].rstrip()
+        if message["role"] == "assistant":
+            parts += [(text, False), (f" {message['content']}", True)]
+            text = ""
+        else:
+            text += f" {message['content']}"
+    return parts + ([(text, False)] if text else [])
+
+
+def prompt_parts(task, prompt, answer=None):
+    """Cut a prompt and its answer into (text, whether it is the answer).
+
+    Example:
+        >>> prompt_parts("qa", "Capital of Algeria?", "Algiers")
+        [('Question: Capital of Algeria?\\nAnswer:', False), (' Algiers', True)]
+    """
+    before, after = TEMPLATES[task]
+    parts = [(f"{before}{prompt}{after}", False)]
+    return parts if answer is None else [*parts, (f" {answer}", True)]
+
+
+def encode_parts(tokenizer, parts):
+    """Turn parts into token ids and mark the answers.
+
+    Args:
+        tokenizer: tokenizer with an end_id.
+        parts: list of (text, whether it is an answer).
+
+    Returns:
+        int32 array (T,), and bool array (T,), True for the tokens of answers and the end
+        token behind each.
+
+    Raises:
+        ValueError: if the tokenizer has no end token.
+    """
+    if getattr(tokenizer, "end_id", None) is None:
+        raise ValueError("tokenizer must have an end token to end an answer, got none.")
+    token_ids, is_answer = [], []
+    for text, counts in parts:
+        new = [*tokenizer.encode(text).tolist(), *([tokenizer.end_id] if counts else [])]
+        token_ids += new
+        is_answer += [counts] * len(new)
+    return np.array(token_ids, dtype="int32"), np.array(is_answer, dtype=bool)
+
+
+def join_parts(parts):
+    """Write parts as one text, for a model that reads texts only."""
+    return "".join(text for text, _ in parts)
