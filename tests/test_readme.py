@@ -30,3 +30,15 @@ def test_train_on_a_text_and_generate(tmp_path, monkeypatch, capsys):
     exec(example("Generation"), names)
     # An untrained model draws padding too, which has no text.
     assert 80 < len(capsys.readouterr().out) <= 100
+
+
+@pytest.mark.slow
+def test_a_base_model_is_fine_tuned_with_few_weights(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").symlink_to(tfgpt.data.DATA_FOLDER)
+    exec(example("Fine-tuning with few weights"), {})
+    assert "% of the weights are trained" in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "runs/poems").iterdir()) == [
+        "adapter.json",
+        "adapter.safetensors",
+    ]

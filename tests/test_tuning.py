@@ -62,6 +62,7 @@ def batch(rng, rows=8, length=10):
     return ids[:, :-1], ids[:, 1:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_training_changes_the_adapters_and_no_bit_of_the_base(kind, rng):
     base = make_gpt()
@@ -85,6 +86,7 @@ def test_training_changes_the_adapters_and_no_bit_of_the_base(kind, rng):
     assert all(weight.trainable for weight in base.weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_a_base_without_its_adapters_computes_what_it_did(kind, rng):
     base = make_gpt()

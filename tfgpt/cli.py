@@ -1,4 +1,4 @@
-"""The `tfgpt` command: demo, generate, train-translation, translate and doctor.
+"""The `tfgpt` command: demo, generate, train-translation, translate, pretrain-base and doctor.
 
 Its help needs no TensorFlow: what does is imported where it is used.
 """
@@ -160,6 +160,14 @@ def make_parser():
     translate.add_argument("--attention", help="write the attention weights to this .html file")
     translate.set_defaults(run=run_translate)
 
+    base = commands.add_parser("pretrain-base", help="train a small GPT on all bundled texts")
+    base.add_argument("--name", default="base_en", help="base_en or base_zh")
+    base.add_argument("--run-dir", help="folder for all results; runs/ and the name")
+    base.add_argument("--steps", type=int, help="training steps")
+    base.add_argument("--seed", type=int, default=0, help="seed of weights and batches")
+    base.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    base.set_defaults(run=run_pretrain_base)
+
     doctor = commands.add_parser("doctor", help="check versions, devices, CUDA and XLA")
     doctor.add_argument("--json", action="store_true", help="print the checks as JSON")
     doctor.set_defaults(run=run_doctor)
@@ -229,6 +237,13 @@ def run_translate(options):
         alignment = translator.align(options.text, beam_size=options.beam)
         alignment.view(options.text, save=options.attention)
         print(f"The attention weights are in {options.attention}: open it in a browser.")
+
+
+def run_pretrain_base(options):
+    """Train a base model, with the options of `tfgpt pretrain-base`."""
+    from tfgpt.tasks.base import pretrain_base
+
+    pretrain_base(options.name, options.run_dir, options.steps, options.seed, options.resume)
 
 
 def run_doctor(options):

@@ -159,7 +159,7 @@ class BudgetAdamW(keras.optimizers.AdamW):
         threshold = self.threshold()
         for triplet, importance in zip(self.triplets, self.importances(), strict=True):
             e = variables[triplet[1]]
-            e.assign(ops.where(importance >= threshold, e, ops.zeros_like(e)))
+            e.assign(e * ops.cast(importance >= threshold, e.dtype))
 
     def measure(self, grads, variables):
         """Smooth |w g| and how much it changes, for each weight of the triplets."""
