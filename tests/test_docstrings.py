@@ -45,7 +45,16 @@ def own_methods(cls):
     ]
 
 
-@pytest.mark.parametrize("module_name", ["tfgpt", *MODULES])
+def example_modules():
+    """List all modules; the examples of some compile programs and take seconds."""
+    slow = re.compile(r"generation\.(speculative|beam|decoding|contrastive)|training|tasks\.")
+    return [
+        pytest.param(name, marks=pytest.mark.slow) if slow.search(name) else name
+        for name in ["tfgpt", *MODULES]
+    ]
+
+
+@pytest.mark.parametrize("module_name", example_modules())
 def test_the_examples_in_docstrings_run(module_name):
     module = importlib.import_module(module_name)
     finder = doctest.DocTestFinder(exclude_empty=True)

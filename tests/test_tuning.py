@@ -299,6 +299,7 @@ def test_lora_on_an_int8_base_learns_and_the_base_stays_integers(rng):
         adapters.merge()
 
 
+@pytest.mark.slow
 def test_adalora_keeps_its_budget_and_spends_it_where_it_matters(rng):
     kind = AdaLoRA(rank=4, target_rank=2, layers="(query|value)$")
     adapters = adapt(make_gpt(), kind)
@@ -328,6 +329,7 @@ def test_adalora_counts_its_distance_from_orthogonality_in_training_only(rng):
     assert float(sum(adapters.model.losses)) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_rates_fall_with_the_depth_and_frozen_depths_stay(rng):
     model = make_gpt()
     optimizer = LayerwiseAdamW(2, decay=0.5, learning_rate=0.01, weight_decay=0.1)
