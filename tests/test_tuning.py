@@ -20,7 +20,9 @@ from tfgpt.tuning import (
     adapt,
     freeze_all_but_last,
     load_adapters,
+    load_peft,
     save_adapters,
+    save_peft,
 )
 
 ALL = "attention|feed_forward"
@@ -391,3 +393,64 @@ def test_adapters_train_in_the_own_loop_and_go_on_bit_for_bit(kind, tmp_path, rn
     run("parts", 3)
     for expected, found in zip(whole, run("parts", 6, resume=True), strict=True):
         np.testing.assert_array_equal(expected, found)
+
+
+# Files of peft; test_parity.py compares with peft itself
+
+
+def adapted_gpt(settings, rng):
+    """Return a GPT with random adapters of these settings, and them."""
+    model = make_gpt()
+    adapters = adapt(model, settings)
+    shake(adapters, rng)
+    return model, adapters
+
+
+@pytest.mark.parametrize("layers", ["attention/(query|value)$", "attention|expand", "contract"])
+def test_lora_goes_through_the_files_of_peft(layers, tmp_path, rng):
+    ids = batch(rng)[0]
+    model, adapters = adapted_gpt(LoRA(rank=2, alpha=3.0, layers=layers), rng)
+    expected = logits(model, ids)
+    save_peft(adapters, tmp_path, base="me/small")
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"] == "LORA"
+    adapters.detach()
+    again = load_peft(model, tmp_path)
+    np.testing.assert_allclose(logits(model, ids), expected, atol=1e-5)
+    save_peft(again, tmp_path / "again")
+    again.detach()
+    load_peft(model, tmp_path / "again")
+    np.testing.assert_allclose(logits(model, ids), expected, atol=1e-5)
+
+
+def test_adapters_that_peft_does_not_have_are_refused(tmp_path, rng):
+    for settings in (LoRA(rank=2, dora=True), AdaLoRA(rank=2, target_rank=1), PromptTuning(2)):
+        with pytest.raises(ValueError, match="must be a plain LoRA"):
+            save_peft(adapted_gpt(settings, rng)[1], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_damaged_files_of_peft_are_refused(tmp_path, rng):
+    from safetensors.numpy import load_file, save_file
+
+    model, adapters = adapted_gpt(LoRA(rank=2), rng)
+    with pytest.raises(FileNotFoundError, match="pickled adapters are not read"):
+        load_peft(model, tmp_path)
+    save_peft(adapters, tmp_path)
+    adapters.detach()
+    config, weights = tmp_path / "adapter_config.json", tmp_path / "adapter_model.safetensors"
+    tensors, text = load_file(weights), config.read_text()
+    name = next(name for name in sorted(tensors) if name.endswith("lora_A.weight"))
+    for change, message in (
+        ({name: tensors[name][:, :3]}, "must fit the model"),
+        ({name: np.full_like(tensors[name], np.nan)}, "must be finite"),
+        ({"other.weight": tensors[name]}, "got the tensor 'other.weight'"),
+    ):
+        save_file({**tensors, **change}, weights)
+        with pytest.raises(ValueError, match=message):
+            load_peft(model, tmp_path)
+        assert len(model.trainable_weights) == len(model.weights)
+    save_file(tensors, weights)
+    for changes, message in (({"r": 0}, "undamaged"), ({"bias": "all"}, "bias='all'")):
+        config.write_text(json.dumps({**json.loads(text), **changes}))
+        with pytest.raises(ValueError, match=message):
+            load_peft(model, tmp_path)

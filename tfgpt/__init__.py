@@ -70,6 +70,8 @@ LAZY = {
     "doctor": "tfgpt.machine.diagnosis",
     "devices": "tfgpt.machine.devices",
     "plotting": "tfgpt.plotting",
+    "pretrained": "tfgpt.pretrained",
+    "tuning": "tfgpt.tuning",
     "viewer": "tfgpt.plotting.viewer",
 }
 
@@ -140,6 +142,7 @@ __all__ = [
     "positional",
     "positional_encoding",
     "precision",
+    "pretrained",
     "samplers",
     "scaled_dot_product_attention",
     "schedules",
@@ -150,5 +153,6 @@ __all__ = [
     "train",
     "training",
     "transformer",
+    "tuning",
     "viewer",
 ]
