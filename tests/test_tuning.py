@@ -395,6 +395,22 @@ def test_adapters_train_in_the_own_loop_and_go_on_bit_for_bit(kind, tmp_path, rn
         np.testing.assert_array_equal(expected, found)
 
 
+def test_in_fit_every_depth_learns_and_gradual_unfreezing_begins_at_the_head(rng):
+    ids = rng.integers(1, 17, (4, 9))
+    for callbacks, learns in (([], True), ([GradualUnfreezing()], False)):
+        model = make_gpt()
+        before = values(model)
+        model.compile(LayerwiseAdamW(2, 0.5, learning_rate=1e-2), MaskedLoss(), jit_compile=False)
+        model.fit(ids[:, :-1], ids[:, 1:], callbacks=callbacks, verbose=0)
+        changed = {
+            weight.path: not np.array_equal(weight, value)
+            for weight, value in zip(model.weights, before, strict=True)
+        }
+        blocks = [path for path in changed if "/decoder_" in path and "key/bias" not in path]
+        assert all(changed[path] == learns for path in blocks), changed
+        assert all(moved for path, moved in changed.items() if "final_norm" in path)
+
+
 # Files of peft; test_parity.py compares with peft itself
 
 

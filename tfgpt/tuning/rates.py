@@ -67,8 +67,9 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
 
     def build(self, variables):
         super().build(variables)
-        self.unfrozen = self.add_variable((), initializer="ones", name="unfrozen")
-        self.unfrozen.assign(self.num_layers + 2)
+        # `fit` builds in a graph, where an assignment would be lost.
+        all_depths = keras.initializers.Constant(self.num_layers + 2)
+        self.unfrozen = self.add_variable((), initializer=all_depths, name="unfrozen")
         self.depths = [depth_of(variable.path, self.num_layers) for variable in variables]
 
     def factor(self, variable):

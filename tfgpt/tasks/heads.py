@@ -1,0 +1,122 @@
+"""What stands on a GPT instead of its vocabulary: a class per text, or a tag per token.
+
+Shape letters: B batch, T tokens, D model width, C classes or tags.
+"""
+
+import keras
+from keras import ops
+
+from tfgpt.validation import check_choice, check_integer, check_rate
+
+POOLINGS = ("mean", "last")
+
+
+class TextClassifier(keras.Model):
+    """Score the classes of each text: a GPT, pooling, and one Dense layer.
+
+    Call: model(token_ids) -> logits, float32 (B, C); token_ids int (B, T), padded on the
+    right with pad_id.
+
+    Args:
+        gpt: GPT, or the model of adapters on one.
+        num_classes: int >= 2, C.
+        pad_id: int, what fills up short texts.
+        pooling: "mean" of the hidden states of all real tokens, or that of the "last" one.
+        dropout: float in [0, 1), before the Dense layer.
+
+    Raises:
+        ValueError: if an argument is outside its range.
+
+    Source: Radford et al., "Improving Language Understanding by Generative Pre-Training"
+    (GPT-1, 2018), section 3.2.
+    """
+
+    def __init__(self, gpt, num_classes, pad_id, pooling="mean", dropout=0.1):
+        super().__init__(name="text_classifier", dtype=gpt.dtype_policy)
+        self.autocast = False
+        check_choice("pooling", pooling, POOLINGS)
+        self.gpt, self.pad_id, self.pooling = gpt, pad_id, pooling
+        self.head = make_head(gpt, num_classes, dropout)
+        self.built = True
+
+    def call(self, token_ids, training=None):
+        hidden = hidden_states(self.gpt, token_ids, training)  # (B, T, D)
+        is_real, last = real_tokens(token_ids, self.pad_id)
+        if self.pooling == "last":
+            pooled = ops.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]  # (B, D)
+        else:
+            pooled = ops.sum(ops.where(is_real[..., None], hidden, 0.0), axis=1)
+            pooled = pooled / ops.cast(last + 1, "float32")[:, None]  # (B, D)
+        return self.head(pooled, training=training)
+
+    def compute_output_spec(self, token_ids, training=None):
+        return keras.KerasTensor((token_ids.shape[0], self.head.layers[-1].units), dtype="float32")
+
+
+class TokenTagger(keras.Model):
+    """Score the tags at each token: a GPT and one Dense layer.
+
+    Call: model(token_ids) -> logits, float32 (B, T, C).
+
+    Args:
+        gpt: GPT, or the model of adapters on one.
+        num_tags: int >= 2, C.
+        dropout: float in [0, 1), before the Dense layer.
+
+    Raises:
+        ValueError: if an argument is outside its range.
+
+    Source: Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers" (2019),
+    section 5.3.
+    """
+
+    def __init__(self, gpt, num_tags, dropout=0.1):
+        super().__init__(name="token_tagger", dtype=gpt.dtype_policy)
+        self.autocast = False
+        self.gpt = gpt
+        self.head = make_head(gpt, num_tags, dropout)
+        self.built = True
+
+    def call(self, token_ids, training=None):
+        return self.head(hidden_states(self.gpt, token_ids, training), training=training)
+
+    def compute_output_spec(self, token_ids, training=None):
+        shape = (*token_ids.shape, self.head.layers[-1].units)
+        return keras.KerasTensor(shape, dtype="float32")
+
+
+def make_head(gpt, size, dropout):
+    """Make dropout and a Dense layer of `size` outputs in float32."""
+    check_integer("number of classes", size, minimum=2)
+    check_rate("dropout", dropout)
+    head = keras.Sequential(
+        [
+            keras.layers.Dropout(dropout, dtype="float32"),
+            keras.layers.Dense(
+                size,
+                kernel_initializer=keras.initializers.RandomNormal(stddev=0.02),
+                dtype="float32",
+                name="classes",
+            ),
+        ],
+        name="head",
+    )
+    head.build((None, gpt.d_model))
+    return head
+
+
+def hidden_states(gpt, token_ids, training):
+    """Pass tokens through a GPT, without its vocabulary: (B, T) -> float32 (B, T, D)."""
+    x = gpt.embed(token_ids, training=training)
+    hidden = gpt.hidden(x, gpt.own_mask(token_ids), training=training)
+    return ops.cast(hidden, "float32")
+
+
+def real_tokens(token_ids, pad_id):
+    """Say what is not padding on the right: bool (B, T), and the last real place, int (B,).
+
+    An id that pads may also stand in a text: only what follows the last other id is padding.
+    """
+    places = ops.arange(ops.shape(token_ids)[1], dtype="int32")
+    last = ops.max(ops.where(token_ids != pad_id, places, 0), axis=1)
+    return places <= last[:, None], last
