@@ -220,3 +220,17 @@ def test_a_warning_about_a_long_prompt_points_at_the_line_of_the_user():
         text_model.generate("abcabc", 1, seed=0)
         generate(model, tokenizer.encode("abcabc"), 1, seed=0)
     assert {warning.filename for warning in caught} == {__file__}
+
+
+def test_continuations_are_ranked_by_their_probability(text_model):
+    text = text_model.tokenizer.decode(range(1, 6))
+    first, second = (text_model.tokenizer.decode([place]) for place in (2, 3))
+    found = text_model.rank(text, [first, second, first + second])
+    whole = [text_model.score(text + end).log_probability for end in (first, first + second)]
+    before = text_model.score(text).log_probability
+    np.testing.assert_allclose(found[0], whole[0] - before, atol=1e-4)
+    np.testing.assert_allclose(found[2], whole[1] - before, atol=1e-4)
+    with pytest.raises(ValueError, match="continuations must be at least one"):
+        text_model.rank(text, [])
+    with pytest.raises(ValueError, match=r"with up to \d+"):
+        text_model.rank(text, [first * 1000])

@@ -147,3 +147,17 @@ def test_a_search_is_refused(char_tokenizer):
     model = Script(char_tokenizer.vocab_size, [1], prompt_length=1)
     with pytest.raises(ValueError, match="strategy must be None and num_samples 1 to stream"):
         stream(model, char_tokenizer, "明", 3, samplers=Search())
+
+
+def test_ids_are_continued_as_their_text_and_a_stop_string_ends_it():
+    tokenizer = CharTokenizer.train("abcdef")
+    model = GPT(tokenizer.vocab_size, 16, num_layers=1, d_model=8, num_heads=2, pad_id=0)
+    whole = "".join(stream(model, tokenizer, "ab", 12, seed=0))
+    assert "".join(stream(model, tokenizer, tokenizer.encode("ab"), 12, seed=0)) == whole
+    stop = whole[4:6]
+    until = whole[: whole.find(stop)]
+    assert "".join(stream(model, tokenizer, "ab", 12, seed=0, stop_strings=stop)) == until
+    with pytest.raises(ValueError, match="stop_strings must be str, none of them empty"):
+        stream(model, tokenizer, "ab", 12, stop_strings=[""])
+    with pytest.raises(ValueError, match="at least one token"):
+        stream(model, tokenizer, [[1, 2]], 12)

@@ -7,12 +7,14 @@ is complete.
 
 import codecs
 
+import numpy as np
+
 from tfgpt.generation.decoding import Decoding
 from tfgpt.generation.request import make_request
 from tfgpt.generation.samplers import NO_TOKEN
 
 
-def stream(model, tokenizer, prompt, max_new_tokens, **settings):
+def stream(model, tokenizer, prompt, max_new_tokens, *, stop_strings=None, **settings):
     """Continue a prompt, piece by piece.
 
     The pieces together are the text that `generate` gives with the same seed. Each
@@ -21,8 +23,10 @@ def stream(model, tokenizer, prompt, max_new_tokens, **settings):
     Args:
         model: GPT, or another model that `generate` takes.
         tokenizer: CharTokenizer or BPETokenizer of the model.
-        prompt: str, at least one token.
+        prompt: str, or int array (T,) of its ids; at least one token.
         max_new_tokens: int >= 1.
+        stop_strings: str, or list of str: the text ends before the first that the model
+            writes; what may become one is held back.
         **settings: further arguments of `generate`: temperature, top_k, top_p, min_p,
             repetition_penalty, samplers, stop_token, seed, vocab_size. vocab_size is by
             default that of the tokenizer, if the model's is larger.
@@ -44,8 +48,9 @@ def stream(model, tokenizer, prompt, max_new_tokens, **settings):
         >>> [len(piece) for piece in pieces]
         [1, 1, 1]
     """
-    token_ids = tokenizer.encode(prompt)
-    if len(token_ids) == 0:
+    stop_strings = check_stop_strings(stop_strings)
+    token_ids = tokenizer.encode(prompt) if isinstance(prompt, str) else np.asarray(prompt)
+    if token_ids.ndim != 1 or len(token_ids) == 0:
         raise ValueError(f"prompt must have at least one token, got {prompt!r}.")
     if settings.get("vocab_size") is None:
         settings["vocab_size"] = min(tokenizer.vocab_size, model.vocab_size)
@@ -55,7 +60,7 @@ def stream(model, tokenizer, prompt, max_new_tokens, **settings):
             "strategy must be None and num_samples 1 to stream, got "
             f"{request.strategy!r} and {len(request.prompts)}: a search knows its text at its end."
         )
-    return text_pieces(tokenizer, new_tokens(Decoding(request)))
+    return until_string(text_pieces(tokenizer, new_tokens(Decoding(request))), stop_strings)
 
 
 def new_tokens(decoding):
@@ -92,3 +97,31 @@ def text_pieces(tokenizer, token_ids):
     rest = decoder.decode(b"", final=True)
     if rest:
         yield rest
+
+
+def check_stop_strings(stop_strings):
+    """Return stop strings as a list; raise unless each has a character."""
+    if stop_strings is None:
+        return []
+    stop_strings = [stop_strings] if isinstance(stop_strings, str) else list(stop_strings)
+    if not all(isinstance(stop, str) and stop for stop in stop_strings):
+        raise ValueError(f"stop_strings must be str, none of them empty, got {stop_strings!r}.")
+    return stop_strings
+
+
+def until_string(pieces, stop_strings):
+    """Yield pieces up to the first stop string; hold back what may be the start of one."""
+    held = ""
+    for piece in pieces:
+        held += piece
+        found = [held.find(stop) for stop in stop_strings if stop in held]
+        if found:
+            held = held[: min(found)]
+            break
+        starts = {stop[:size] for stop in stop_strings for size in range(1, len(stop))}
+        kept = max((len(start) for start in starts if held.endswith(start)), default=0)
+        if len(held) > kept:
+            yield held[: len(held) - kept]
+            held = held[len(held) - kept :]
+    if held:
+        yield held

@@ -7,12 +7,20 @@ from tfgpt.plotting.basics import (
     plot_positional_encoding,
     plot_schedule,
 )
+from tfgpt.plotting.classification import (
+    plot_accuracy_matrix,
+    plot_calibration,
+    plot_confusion,
+)
 from tfgpt.plotting.viewer import AttentionView, view_attention
 
 __all__ = [
     "AttentionView",
+    "plot_accuracy_matrix",
     "plot_attention_overview",
     "plot_attention_weights",
+    "plot_calibration",
+    "plot_confusion",
     "plot_history",
     "plot_mask",
     "plot_positional_encoding",

@@ -120,7 +120,10 @@ def encode_sentences(tokenizer, sentences, context_length):
 
 
 def tag_rows(pieces, tags, names):
-    """Make rows of pieces: the targets are the tags of the words, at their places."""
+    """Make rows of pieces: the targets are the tags of the words, at their places.
+
+    A tag that is not in `names` does not count in the loss.
+    """
     number_of = {name: number for number, name in enumerate(names)}
     used, rows = {}, []
     for piece in pieces:
@@ -128,7 +131,7 @@ def tag_rows(pieces, tags, names):
         used[piece.sentence] = first + len(piece.places)
         target = np.full(len(piece.token_ids), IGNORED, "int32")
         own = tags[piece.sentence][first : used[piece.sentence]]
-        target[piece.places] = [number_of[tag] for tag in own]
+        target[piece.places] = [number_of.get(tag, IGNORED) for tag in own]
         rows.append(Row(piece.token_ids, target))
     return rows
 
@@ -159,7 +162,10 @@ def answer_rows(tokenizer, texts, context_length):
         token_ids = np.array([*start, *token_ids], "int32")
         is_answer = np.array([*([False] * len(start)), *is_answer])
         if len(token_ids) > context_length + 1:
-            token_ids, is_answer = token_ids[-context_length - 1 :], is_answer[-context_length - 1 :]
+            token_ids, is_answer = (
+                token_ids[-context_length - 1 :],
+                is_answer[-context_length - 1 :],
+            )
             cut += 1
         target = np.where(is_answer[1:], token_ids[1:], IGNORED).astype("int32")
         rows.append(Row(token_ids[:-1], target))

@@ -36,7 +36,7 @@ class TextClassifier(keras.Model):
         self.autocast = False
         check_choice("pooling", pooling, POOLINGS)
         self.gpt, self.pad_id, self.pooling = gpt, pad_id, pooling
-        self.head = make_head(gpt, num_classes, dropout)
+        self.head = Head(gpt.d_model, num_classes, dropout)
         self.built = True
 
     def call(self, token_ids, training=None):
@@ -50,7 +50,7 @@ class TextClassifier(keras.Model):
         return self.head(pooled, training=training)
 
     def compute_output_spec(self, token_ids, training=None):
-        return keras.KerasTensor((token_ids.shape[0], self.head.layers[-1].units), dtype="float32")
+        return keras.KerasTensor((token_ids.shape[0], self.head.size), dtype="float32")
 
 
 class TokenTagger(keras.Model):
@@ -74,35 +74,37 @@ class TokenTagger(keras.Model):
         super().__init__(name="token_tagger", dtype=gpt.dtype_policy)
         self.autocast = False
         self.gpt = gpt
-        self.head = make_head(gpt, num_tags, dropout)
+        self.head = Head(gpt.d_model, num_tags, dropout)
         self.built = True
 
     def call(self, token_ids, training=None):
         return self.head(hidden_states(self.gpt, token_ids, training), training=training)
 
     def compute_output_spec(self, token_ids, training=None):
-        shape = (*token_ids.shape, self.head.layers[-1].units)
+        shape = (*token_ids.shape, self.head.size)
         return keras.KerasTensor(shape, dtype="float32")
 
 
-def make_head(gpt, size, dropout):
-    """Make dropout and a Dense layer of `size` outputs in float32."""
-    check_integer("number of classes", size, minimum=2)
-    check_rate("dropout", dropout)
-    head = keras.Sequential(
-        [
-            keras.layers.Dropout(dropout, dtype="float32"),
-            keras.layers.Dense(
-                size,
-                kernel_initializer=keras.initializers.RandomNormal(stddev=0.02),
-                dtype="float32",
-                name="classes",
-            ),
-        ],
-        name="head",
-    )
-    head.build((None, gpt.d_model))
-    return head
+class Head(keras.layers.Layer):
+    """Dropout and a Dense layer in float32: (..., D) -> (..., C).
+
+    Args:
+        d_model: int, D.
+        size: int >= 2, C.
+        dropout: float in [0, 1).
+    """
+
+    def __init__(self, d_model, size, dropout):
+        super().__init__(name="head", dtype="float32")
+        self.size = check_integer("number of classes", size, minimum=2)
+        self.dropout = keras.layers.Dropout(check_rate("dropout", dropout), dtype="float32")
+        small = keras.initializers.RandomNormal(stddev=0.02)
+        self.dense = keras.layers.Dense(size, kernel_initializer=small, dtype="float32")
+        self.dense.build((None, d_model))
+        self.built = True
+
+    def call(self, x, training=None):
+        return self.dense(self.dropout(x, training=training))
 
 
 def hidden_states(gpt, token_ids, training):

@@ -11,6 +11,7 @@ from keras import ops
 
 from tfgpt.bundle import TOKENIZER, check_vocabulary, checked_path, load_bundle, save_bundle
 from tfgpt.generation import generate, stream
+from tfgpt.generation.streaming import check_stop_strings, until_string
 from tfgpt.losses import bits_per_byte
 from tfgpt.validation import check_positive
 
@@ -127,10 +128,8 @@ class LanguageModel:
             as `generate`.
         """
         self.encode([text])
-        stop_strings = check_stop_strings(stop_strings)
-        settings = self.with_stop_token(settings)
-        pieces = stream(self.model, self.tokenizer, text, max_new_tokens, **settings)
-        return until_string(pieces, stop_strings)
+        settings = {"stop_strings": stop_strings, **self.with_stop_token(settings)}
+        return stream(self.model, self.tokenizer, text, max_new_tokens, **settings)
 
     def score(self, texts):
         """Measure how probable the model finds a text.
@@ -160,6 +159,42 @@ class LanguageModel:
             TextScore(float(total), len(token_ids) - 1, self.count_bytes(token_ids[1:]))
             for total, token_ids in zip(totals, encoded, strict=True)
         ]
+
+    def rank(self, text, continuations):
+        """Measure how probable each continuation of a text is: a classifier without training.
+
+        Write the text so that a label may follow: "The film was boring. It was" with the
+        continuations " bad" and " good". A text that is too long loses its beginning.
+
+        Args:
+            text: str of at least one token.
+            continuations: list of str, each of at least one token, with their space.
+
+        Returns:
+            list of float, the log-probability of each in nats, of all its tokens together;
+            the largest is the answer. Compare continuations of similar length.
+
+        Raises:
+            TypeError: if a text is no str.
+            ValueError: if a text has no token or an unknown character, there is no
+                continuation, or one is longer than the context.
+
+        Source: Radford et al., "Language Models are Unsupervised Multitask Learners"
+        (GPT-2, 2019), section 3.
+        """
+        (start,), ends = self.encode([text]), self.encode(continuations)
+        longest = max((len(token_ids) for token_ids in ends), default=0)
+        if not 0 < longest <= self.model.context_length:
+            raise ValueError(
+                "continuations must be at least one, each of at most context_length="
+                f"{self.model.context_length} tokens, got {len(ends)} with up to {longest}."
+            )
+        windows = [
+            (place, np.concatenate([start, end])[-self.model.context_length - 1 :], len(end))
+            for place, end in enumerate(ends)
+        ]
+        rows = batches(windows, self.rows_at_once())
+        return [float(value) for some in rows for value in self.score_windows(some)]
 
     def windows(self, encoded):
         """Cut texts into windows: (index of the text, its ids, how many of them are scored)."""
@@ -249,34 +284,6 @@ def until_stop(token_ids, start, stops):
     """Cut a row at the first stop token from `start` on."""
     (found,) = np.isin(token_ids[start:], stops).nonzero()
     return token_ids[: start + found[0]] if len(found) else token_ids
-
-
-def check_stop_strings(stop_strings):
-    """Return stop strings as a list; raise unless each has a character."""
-    if stop_strings is None:
-        return []
-    stop_strings = [stop_strings] if isinstance(stop_strings, str) else list(stop_strings)
-    if not all(isinstance(stop, str) and stop for stop in stop_strings):
-        raise ValueError(f"stop_strings must be str, none of them empty, got {stop_strings!r}.")
-    return stop_strings
-
-
-def until_string(pieces, stop_strings):
-    """Yield pieces up to the first stop string; hold back what may be the start of one."""
-    held = ""
-    for piece in pieces:
-        held += piece
-        found = [held.find(stop) for stop in stop_strings if stop in held]
-        if found:
-            held = held[: min(found)]
-            break
-        starts = {stop[:size] for stop in stop_strings for size in range(1, len(stop))}
-        kept = max((len(start) for start in starts if held.endswith(start)), default=0)
-        if len(held) > kept:
-            yield held[: len(held) - kept]
-            held = held[len(held) - kept :]
-    if held:
-        yield held
 
 
 def batches(items, size):
