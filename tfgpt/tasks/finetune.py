@@ -19,9 +19,16 @@ from tfgpt.data.labelled import BUNDLED, bundled_path
 from tfgpt.gpt import GPT
 from tfgpt.runs import RunLock, keep_aside, termination_as_interrupt
 from tfgpt.tasks.examples import choose_buckets, length_batches, padding_id
-from tfgpt.tasks.finetuned import KINDS, TASK, load_base, make_task_model, save_finetuned
+from tfgpt.tasks.finetuned import (
+    KINDS,
+    TASK,
+    load_base,
+    load_finetuned,
+    make_task_model,
+    save_finetuned,
+)
 from tfgpt.tasks.methods import MethodSettings
-from tfgpt.tasks.problems import TASKS, make_problem, read_examples
+from tfgpt.tasks.problems import TASKS, check_known, make_problem, problem_of, read_examples
 from tfgpt.tasks.reports import is_cjk, over_seeds, score_table
 from tfgpt.training import set_seed
 from tfgpt.tuning.adapters import count
@@ -93,7 +100,7 @@ def finetune(
                 best = training
             if seeds > 1:
                 scores.append(problem.score(training.tuned(), problem.parts[2])[0])
-        report = write_all(folder, best, data, scores, started)
+        report = write_all(folder, best, data, columns, scores, started)
     print(f"Everything is in {folder}: {CARD} says how to use the model.")
     return best.tuned(), report
 
@@ -133,6 +140,8 @@ class Training:
             "buckets": choose_buckets(lengths, length),
             **self.problem.facts(self.tokenizer),
         }
+        if "max_new_tokens" in self.facts:  # half of the context is for the prompt
+            self.facts["max_new_tokens"] = min(self.facts["max_new_tokens"], length // 2)
         self.model = make_task_model(self.gpt, self.tokenizer, self.facts, self.settings.dropout)
         self.share = count(self.model.trainable_weights) / count(self.model.weights)
 
@@ -191,7 +200,7 @@ class Training:
         return KINDS[self.task](self.model, self.tokenizer, self.facts)
 
 
-def write_all(folder, training, data, scores, started):
+def write_all(folder, training, data, columns, scores, started):
     """Write model, scores, figures, predictions and model card; return the report."""
     problem, test = training.problem, training.problem.parts[2]
     facts = {**training.facts, "seed": training.seed}
@@ -211,6 +220,7 @@ def write_all(folder, training, data, scores, started):
         "task": training.task,
         "data": str(data),
         "data_sha256": hash_data(data),
+        "columns": columns,
         "base": training.facts["base"],
         "settings": asdict(training.settings),
         "seed": training.seed,
@@ -233,6 +243,59 @@ def write_all(folder, training, data, scores, started):
     write_text(folder / REPORT, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     write_text(folder / CARD, model_card(folder, report, table, summary))
     return report
+
+
+def evaluate_finetuned(folder, data, base=None, columns=None):
+    """Score a fine-tuned model on other labelled texts.
+
+    The baselines are trained on what the model was trained on, where that file is still there.
+
+    Args:
+        folder: path that `finetune` wrote.
+        data: name of bundled texts, or path, in the form of its task.
+        base: the base of adapters, if it is not where it was.
+        columns: as for `finetune`.
+
+    Returns:
+        dict of dicts of Measure: of the model, and of baselines.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a label is not one of the training, or the data is unusable.
+    """
+    tuned = load_finetuned(folder, base)
+    examples = read_examples(tuned.task, data, columns)
+    if tuned.task == "classify":
+        check_known(examples.labels, tuned.labels)
+    trained = training_problem(Path(folder), tuned)
+    problem = trained or problem_of(tuned.task, (examples,) * 3)
+    own, table = problem.score(tuned, examples)
+    rows = {"fine-tuned model": own}
+    notes = [f"{len(examples):,} {'characters' if tuned.task == 'lm' else 'examples'}"]
+    if trained is None:
+        notes.append("no baselines: the training data is not where it was, or was changed")
+    elif tuned.task != "lm":
+        known = set(map(str, trained.parts[0].texts))
+        seen = sum(str(text) in known for text in examples.texts)
+        notes.append(f"{seen:,} of them were in the training")
+        problem.parts = (trained.parts[0], trained.parts[1], examples)
+        rows |= problem.baselines()
+    if tuned.cut:
+        notes.append(f"{tuned.cut:,} longer than the context")
+    print(f"{table}\n\n{', '.join(notes)}; 95 % intervals.\n{score_table(rows)}")
+    return rows
+
+
+def training_problem(folder, tuned):
+    """Return the problem that a model was trained on; None if its data is not there as it was."""
+    try:
+        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        if report["data_sha256"] is None or hash_data(report["data"]) != report["data_sha256"]:
+            return None
+        examples = read_examples(tuned.task, report["data"], report["columns"])
+        return make_problem(tuned.task, examples)
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def untrained_scores(training):

@@ -4,6 +4,7 @@ On disk: task.json (what the model does), and either the whole model as a bundle
 adapters alone beside the name of their base; head.safetensors for labels and tags.
 """
 
+import itertools
 import json
 from pathlib import Path
 
@@ -68,23 +69,20 @@ class FineTuned:
             return self.predict_many([texts])[0]
         return self.predict_many(list(texts))
 
-    def predict_stream(self, texts):
-        """Predict for any number of texts, in their order, without reading all at once.
+    def rows(self, texts):
+        """Predict for any number of texts; an empty one has empty cells.
 
         Args:
-            texts: iterable of str.
+            texts: iterable of str; read 512 at a time, so that no file is too long.
 
         Returns:
-            generator of predictions.
+            generator of tuples of str, in the order of the texts.
         """
-        waiting = []
-        for text in texts:
-            waiting.append(text)
-            if len(waiting) == CHUNK:
-                yield from self.predict_many(waiting)
-                waiting = []
-        if waiting:
-            yield from self.predict_many(waiting)
+        texts = iter(texts)
+        while some := list(itertools.islice(texts, CHUNK)):
+            cells = iter(self.cells([text for text in some if text.strip()]))
+            for text in some:
+                yield next(cells) if text.strip() else ("",) * len(self.columns)
 
     def logits(self, rows):
         """Compute the logits of rows of ids."""
@@ -94,6 +92,13 @@ class FineTuned:
 
 class Classifier(FineTuned):
     """A label for each text."""
+
+    columns = ("label", "probability")
+
+    def cells(self, texts):
+        """Return (label, its probability) of each text."""
+        chances = self.probabilities(texts)
+        return [(self.labels[row.argmax()], f"{row.max():.4f}") for row in chances]
 
     def predict_many(self, texts):
         """Return the likeliest label of each text: list of str."""
@@ -111,6 +116,12 @@ class Classifier(FineTuned):
 
 class Tagger(FineTuned):
     """A BIO tag for each word."""
+
+    columns = ("tags",)
+
+    def cells(self, texts):
+        """Return the tags of each sentence, with spaces between them."""
+        return [(" ".join(tags),) for tags in self.tags([text.split() for text in texts])]
 
     def predict_many(self, texts):
         """Return [(word, tag), ...] for each sentence, a str or a list of words."""
@@ -140,6 +151,12 @@ class Tagger(FineTuned):
 
 class Writer(FineTuned):
     """An answer to each prompt: for questions, texts to be summarised, and chats."""
+
+    columns = ("answer",)
+
+    def cells(self, texts):
+        """Return the answer to each prompt."""
+        return [(answer,) for answer in self.predict_many(texts)]
 
     def predict_many(self, texts):
         """Return the answer to each prompt: list of str; always the likeliest tokens."""
@@ -194,6 +211,8 @@ class Writer(FineTuned):
 
     def parts(self, text):
         """Return the parts of a prompt, up to where the answer begins."""
+        if self.task == "lm":
+            return [(text, False)]
         if self.task != "chat":
             return prompt_parts(self.task, text)
         messages = [{"role": "user", "content": text}] if isinstance(text, str) else list(text)

@@ -102,10 +102,16 @@ def make_problem(task, examples, seed=0, pooling="mean"):
     """
     if task == "lm":
         return Pretraining(text_parts(examples))
-    parts = split_examples(examples, seed)
+    return problem_of(task, split_examples(examples, seed), pooling)
+
+
+def problem_of(task, parts, pooling="mean"):
+    """Make the problem of a task from its three parts."""
     if task == "classify":
         return Classification(parts, pooling)
-    return Tagging(parts) if task == "tag" else Answering(task, parts)
+    if task == "tag":
+        return Tagging(parts)
+    return Pretraining(parts) if task == "lm" else Answering(task, parts)
 
 
 def text_parts(text):
