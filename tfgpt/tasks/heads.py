@@ -6,9 +6,10 @@ Shape letters: B batch, T tokens, D model width, C classes or tags.
 import keras
 from keras import ops
 
+from tfgpt.layers import LayerNorm
 from tfgpt.validation import check_choice, check_integer, check_rate
 
-POOLINGS = ("mean", "last")
+POOLINGS = ("mean", "last", "first-last")
 
 
 class TextClassifier(keras.Model):
@@ -21,8 +22,12 @@ class TextClassifier(keras.Model):
         gpt: GPT, or the model of adapters on one.
         num_classes: int >= 2, C.
         pad_id: int, what fills up short texts.
-        pooling: "mean" of the hidden states of all real tokens, or that of the "last" one.
+        pooling: "mean" of the hidden states of all real tokens; that of the "last" one; or
+            "first-last", the means of the embeddings and of the hidden states side by side.
         dropout: float in [0, 1), before the Dense layer.
+
+    Attributes: extra_losses, a list of functions (token_ids, logits) -> scalar that are
+    added to the loss in training.
 
     Raises:
         ValueError: if an argument is outside its range.
@@ -36,18 +41,28 @@ class TextClassifier(keras.Model):
         self.autocast = False
         check_choice("pooling", pooling, POOLINGS)
         self.gpt, self.pad_id, self.pooling = gpt, pad_id, pooling
-        self.head = Head(gpt.d_model, num_classes, dropout)
+        self.__dict__["extra_losses"] = []  # a teacher in one is no part of this model
+        parts = 2 if pooling == "first-last" else 1
+        if parts == 2:
+            self.norm = LayerNorm(dtype="float32", name="first_norm")
+            self.norm.build((None, gpt.d_model))
+        self.head = Head(parts * gpt.d_model, num_classes, dropout)
         self.built = True
 
     def call(self, token_ids, training=None):
-        hidden = hidden_states(self.gpt, token_ids, training)  # (B, T, D)
+        x, hidden = states(self.gpt, token_ids, training)  # (B, T, D) each
         is_real, last = real_tokens(token_ids, self.pad_id)
         if self.pooling == "last":
             pooled = ops.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]  # (B, D)
         else:
-            pooled = ops.sum(ops.where(is_real[..., None], hidden, 0.0), axis=1)
-            pooled = pooled / ops.cast(last + 1, "float32")[:, None]  # (B, D)
-        return self.head(pooled, training=training)
+            pooled = mean_over(hidden, is_real)
+        if self.pooling == "first-last":
+            first = self.norm(mean_over(x, is_real))
+            pooled = ops.concatenate([first, pooled], axis=-1)  # (B, 2 D)
+        logits = self.head(pooled, training=training)
+        for extra_loss in self.extra_losses if training else ():
+            self.add_loss(extra_loss(token_ids, logits))
+        return logits
 
     def compute_output_spec(self, token_ids, training=None):
         return keras.KerasTensor((token_ids.shape[0], self.head.size), dtype="float32")
@@ -78,7 +93,7 @@ class TokenTagger(keras.Model):
         self.built = True
 
     def call(self, token_ids, training=None):
-        return self.head(hidden_states(self.gpt, token_ids, training), training=training)
+        return self.head(states(self.gpt, token_ids, training)[1], training=training)
 
     def compute_output_spec(self, token_ids, training=None):
         shape = (*token_ids.shape, self.head.size)
@@ -107,11 +122,17 @@ class Head(keras.layers.Layer):
         return self.dense(self.dropout(x, training=training))
 
 
-def hidden_states(gpt, token_ids, training):
-    """Pass tokens through a GPT, without its vocabulary: (B, T) -> float32 (B, T, D)."""
+def states(gpt, token_ids, training):
+    """Return the embeddings of tokens and their last hidden states: float32 (B, T, D) each."""
     x = gpt.embed(token_ids, training=training)
     hidden = gpt.hidden(x, gpt.own_mask(token_ids), training=training)
-    return ops.cast(hidden, "float32")
+    return ops.cast(x, "float32"), ops.cast(hidden, "float32")
+
+
+def mean_over(x, is_real):
+    """Average over real tokens: (B, T, D), bool (B, T) -> (B, D)."""
+    total = ops.sum(ops.where(is_real[..., None], x, 0.0), axis=1)
+    return total / ops.sum(ops.cast(is_real, "float32"), axis=1, keepdims=True)
 
 
 def real_tokens(token_ids, pad_id):
