@@ -1,5 +1,6 @@
 """Fine-tuning: rows and batches, heads, methods, reports, and the whole way from a file."""
 
+import itertools
 import json
 
 import keras
@@ -22,8 +23,10 @@ from tfgpt.tasks.examples import (
     encode_texts,
     join_tags,
     length_batches,
+    likeliest_tags,
     predict_rows,
     tag_rows,
+    tag_scores,
     window_rows,
 )
 from tfgpt.tasks.finetune import finetune
@@ -224,6 +227,29 @@ def test_predictions_keep_the_order_of_the_rows():
 # Heads
 
 
+def test_the_order_of_tags_counts():
+    tags = [["B-A", "I-A", "O"]] * 9 + [["O", "B-A", "O"]]
+    names = ["O", "B-A", "I-A"]
+    scores = tag_scores(tags, names)
+    counts = np.full((4, 3), 0.02)
+    for last, tag, count in ((3, 1, 9), (1, 2, 9), (2, 0, 9), (3, 0, 1), (0, 1, 1), (1, 0, 1)):
+        counts[last, tag] += count
+    expected = counts / counts.sum(1, keepdims=True) / (counts.sum(0) / counts.sum())
+    np.testing.assert_allclose(scores, np.log(expected))
+    logits = np.log([[0.2, 0.4, 0.4], [0.45, 0.1, 0.45], [0.4, 0.3, 0.3]])
+    assert likeliest_tags(logits, scores) == [1, 2, 0]  # I-A cannot begin
+    # The same by trying all sequences.
+    best = max(
+        itertools.product(range(3), repeat=3),
+        key=lambda path: sum(
+            logits[place, tag] + scores[path[place - 1] if place else 3, tag]
+            for place, tag in enumerate(path)
+        ),
+    )
+    assert list(best) == [1, 2, 0]
+    assert likeliest_tags(logits[:1], scores) == [1]
+
+
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 @pytest.mark.parametrize("pad_id", [0, None])
 def test_a_classifier_pools_real_tokens_only(pooling, pad_id):
@@ -260,6 +286,7 @@ def test_heads_refuse_what_they_cannot_be():
         ({"method": "magic"}, "method must be one of"),
         ({"rank": 0}, "rank must be"),
         ({"epochs": 0}, "epochs must be"),
+        ({"batch_size": 0}, "batch_size must be"),
         ({"learning_rate": 0.0}, "learning_rate must be > 0"),
         ({"decay": 1.5}, r"decay must be in \(0, 1\]"),
         ({"decay": 0.5, "method": "lora"}, "need the method 'full', got 'lora'"),

@@ -240,7 +240,9 @@ def add_finetune(commands):
     tune.add_argument(
         "--class-weights", action="store_true", default=None, help="rare classes count as much"
     )
-    tune.add_argument("--pooling", default="mean", help="of a classifier: mean or last")
+    tune.add_argument(
+        "--pooling", default="first-last", help="of a classifier: mean, last or first-last"
+    )
     tune.add_argument("--seed", type=int, default=0, help="seed of weights and order")
     tune.add_argument("--seeds", type=int, default=1, help="so many trainings; their mean")
     add_columns(tune)

@@ -19,6 +19,12 @@ from tfgpt.checks import (  # noqa: F401  (each adds its exercises)
     notebook_09,
     notebook_10,
     notebook_11,
+    notebook_12,
+    notebook_13,
+    notebook_14,
+    notebook_15,
+    notebook_16,
+    notebook_17,
 )
 from tfgpt.checks.registry import EXERCISES, Case, Exercise, check, compare
 

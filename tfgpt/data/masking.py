@@ -35,7 +35,7 @@ def mask_tokens(token_ids, mask_id, vocab_size, rng, rate=0.15, starts=None, spe
         >>> rng = np.random.default_rng(0)
         >>> read, targets = mask_tokens(np.full((1, 200), 7), 9, 9, rng)
         >>> int((targets == 7).sum()), int((read == 9).sum())  # about 15 %, and 80 % of them
-        (30, 22)
+        (30, 24)
 
     Source: Devlin et al., "BERT" (2019), section 3.1 and appendix A.1.
     """

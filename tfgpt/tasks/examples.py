@@ -15,6 +15,7 @@ from tfgpt.data.labelled import OUTSIDE
 
 IGNORED = -100  # a target that does not count
 MULTIPLE = 8  # lengths of batches are multiples of it
+RARE = 0.02  # what is counted of each pair of tags that never came
 SHARES = (0.6, 0.95, 1.0)  # of the texts that fit into each bucket
 
 
@@ -134,6 +135,53 @@ def tag_rows(pieces, tags, names):
         target[piece.places] = [number_of.get(tag, IGNORED) for tag in own]
         rows.append(Row(piece.token_ids, target))
     return rows
+
+
+def tag_scores(tags, names):
+    """Count how tags follow each other: what `likeliest_tags` adds to a model's scores.
+
+    Args:
+        tags: list of lists of tags, of the training.
+        names: list of C tags.
+
+    Returns:
+        float array (C + 1, C): log p(next tag | tag) - log p(next tag); the last row is of
+        the beginning of a sentence.
+    """
+    number_of = {name: number for number, name in enumerate(names)}
+    counts = np.full((len(names) + 1, len(names)), RARE)
+    for sentence in tags:
+        last = len(names)
+        for tag in sentence:
+            counts[last, number_of[tag]] += 1
+            last = number_of[tag]
+    following = np.log(counts / counts.sum(axis=1, keepdims=True))
+    return following - np.log(counts.sum(axis=0) / counts.sum())
+
+
+def likeliest_tags(logits, scores):
+    """Find the sequence of tags with the largest sum of scores (Viterbi's algorithm).
+
+    Args:
+        logits: float array (W, C), of the words of a sentence.
+        scores: float array (C + 1, C), see `tag_scores`.
+
+    Returns:
+        list of W int.
+
+    Source: Bourlard and Morgan, "Connectionist Speech Recognition" (1994): the model's
+    probabilities, divided by those of the tags, as emissions of a hidden Markov model.
+    """
+    best = logits[0] + scores[-1]  # (C,): the best sequence that ends with each tag
+    back = []
+    for row in logits[1:]:
+        candidates = best[:, None] + scores[:-1]  # (from, to)
+        back.append(candidates.argmax(axis=0))
+        best = candidates.max(axis=0) + row
+    tags = [int(best.argmax())]
+    for step in reversed(back):
+        tags.append(int(step[tags[-1]]))
+    return tags[::-1]
 
 
 def join_tags(pieces, found, sentences):

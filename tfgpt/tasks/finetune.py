@@ -46,7 +46,7 @@ def finetune(
     *,
     seed=0,
     seeds=1,
-    pooling="mean",
+    pooling="first-last",
     columns=None,
 ):
     """Fine-tune a model, score it on texts that it has never seen, and write it.
@@ -65,7 +65,7 @@ def finetune(
         seed: int >= 0, of weights, order and dropout. The division of the data stays.
         seeds: int >= 1, so many trainings; the report has the mean of their scores, and the
             model that is written is the best on the validation part.
-        pooling: "mean" or "last", of a classifier.
+        pooling: "mean", "last" or "first-last", of a classifier; see `TextClassifier`.
         columns: dict, which columns to read, such as {"text": 0, "label": 2}.
 
     Returns:
@@ -78,7 +78,7 @@ def finetune(
     check_choice("task", task, TASKS)
     check_integer("seed", seed, minimum=0)
     check_positive("seeds", seeds)
-    settings = settings or MethodSettings()
+    settings = (settings or MethodSettings()).for_task(task)
     if settings.class_weights and task != "classify":
         raise ValueError(f"class_weights need the task 'classify', got {task!r}.")
     started = time.time()
@@ -300,9 +300,8 @@ def training_problem(folder, tuned):
 
 def untrained_scores(training):
     """Score the base on the same test examples, before any training."""
-    before = Training(
-        training.problem, training.task, training.base, MethodSettings("full"), training.seed
-    )
+    settings = MethodSettings("full").for_task(training.task)
+    before = Training(training.problem, training.task, training.base, settings, training.seed)
     before.prepare()
     facts = training.facts
     tuned = KINDS[training.task](before.gpt, before.tokenizer, facts)

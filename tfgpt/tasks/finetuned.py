@@ -21,6 +21,7 @@ from tfgpt.tasks.examples import (
     encode_sentences,
     encode_texts,
     join_tags,
+    likeliest_tags,
     padding_id,
     predict_rows,
     start_ids,
@@ -142,8 +143,9 @@ class Tagger(FineTuned):
         pieces, divided = encode_sentences(self.tokenizer, sentences, length)
         self.cut += divided
         logits = self.logits([piece.token_ids for piece in pieces])
+        scores = np.array(self.facts["tag_scores"])
         found = [
-            [self.labels[tag] for tag in row[piece.places].argmax(axis=-1)]
+            [self.labels[tag] for tag in likeliest_tags(row[piece.places], scores)]
             for piece, row in zip(pieces, logits, strict=True)
         ]
         return join_tags(pieces, found, sentences)

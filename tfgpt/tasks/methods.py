@@ -1,6 +1,6 @@
 """Which weights of a model learn, and how: full, the last blocks, or adapters."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import keras
 
@@ -21,7 +21,7 @@ from tfgpt.validation import check_choice, check_integer, check_positive, check_
 
 # The highest learning rate of each: the fewer weights, the higher.
 RATES = {
-    "full": 3e-4,
+    "full": 7e-4,
     "last-n": 5e-4,
     "lora": 3e-3,
     "dora": 3e-3,
@@ -32,6 +32,16 @@ RATES = {
     "prompt": 3e-2,
 }
 METHODS = tuple(RATES)
+# What a task changes: epochs, texts per step, and the rate by a factor. Short texts and few
+# examples need more and smaller steps.
+TASK_DEFAULTS = {
+    "classify": (4, 32, 1.0),
+    "tag": (12, 16, 3.0),
+    "qa": (6, 32, 1.0),
+    "summarise": (2, 32, 1.0),
+    "chat": (4, 32, 1.0),
+    "lm": (1, 16, 1.0),
+}
 CLIP = 1.0  # the largest norm of all gradients together
 
 
@@ -42,9 +52,9 @@ class MethodSettings:
     Args:
         method: "full"; "last-n" blocks; "lora", "dora", "adalora", "adapter" (bottlenecks),
             "ia3", "prefix" or "prompt".
-        epochs: int >= 1, at most.
-        batch_size: int >= 1, texts.
-        learning_rate: float > 0, the highest; None: that of RATES.
+        epochs: int >= 1, at most; None: that of TASK_DEFAULTS.
+        batch_size: int >= 1, texts; None: the same.
+        learning_rate: float > 0, the highest; None: that of RATES times a factor of the task.
         last: int >= 1, blocks that learn with "last-n".
         rank: int >= 1, of LoRA, DoRA and AdaLoRA; the width of a bottleneck; the length of
             a prefix or prompt.
@@ -60,8 +70,8 @@ class MethodSettings:
     """
 
     method: str = "lora"
-    epochs: int = 4
-    batch_size: int = 32
+    epochs: int | None = None
+    batch_size: int | None = None
     learning_rate: float | None = None
     last: int = 1
     rank: int = 8
@@ -69,13 +79,14 @@ class MethodSettings:
     decay: float = 1.0
     gradual: bool = False
     patience: int = 2
-    dropout: float = 0.1
+    dropout: float = 0.2
     class_weights: bool = False
 
     def __post_init__(self):
         check_choice("method", self.method, METHODS)
         for name in ("epochs", "batch_size", "last", "rank"):
-            check_positive(name, getattr(self, name))
+            if getattr(self, name) is not None:
+                check_positive(name, getattr(self, name))
         check_integer("patience", self.patience, minimum=0)
         check_rate("dropout", self.dropout)
         if self.learning_rate is not None and not self.learning_rate > 0:
@@ -86,6 +97,16 @@ class MethodSettings:
             raise ValueError(f"decay and gradual need the method 'full', got {self.method!r}.")
         if self.layers is not None and self.adapter_settings() is None:
             raise ValueError(f"layers needs a method with adapters, got {self.method!r}.")
+
+    def for_task(self, task):
+        """Fill in what is None with the defaults of a task and the method: MethodSettings."""
+        epochs, batch_size, factor = TASK_DEFAULTS[task]
+        return replace(
+            self,
+            epochs=self.epochs or epochs,
+            batch_size=self.batch_size or batch_size,
+            learning_rate=self.learning_rate or factor * RATES[self.method],
+        )
 
     def adapter_settings(self):
         """Return the settings for `adapt`, None for methods without adapters."""
@@ -127,7 +148,7 @@ class MethodSettings:
 
     def make_optimizer(self, gpt, adapters, steps):
         """Make the optimizer for a training of so many steps."""
-        rate = RATES[self.method] if self.learning_rate is None else self.learning_rate
+        rate = self.learning_rate or RATES[self.method]
         schedule = WarmupLinearDecay(steps, rate, max(steps // 10, 1))
         options = {"learning_rate": schedule, "global_clipnorm": CLIP}
         if self.method == "adalora":

@@ -31,6 +31,7 @@ from tfgpt.tasks.examples import (
     names_of_tags,
     padding_id,
     tag_rows,
+    tag_scores,
     window_rows,
 )
 from tfgpt.tasks.reports import (
@@ -85,14 +86,14 @@ def read_examples(task, data, columns=None):
     return reader(data, **columns)
 
 
-def make_problem(task, examples, seed=0, pooling="mean"):
+def make_problem(task, examples, seed=0, pooling="first-last"):
     """Divide examples into training, validation and test parts, and make their problem.
 
     Args:
         task: str of TASKS.
         examples: what `read_examples` returned.
         seed: int >= 0, of the division.
-        pooling: "mean" or "last", of a classifier.
+        pooling: "mean", "last" or "first-last", of a classifier.
 
     Returns:
         Classification, Tagging, Answering or Pretraining.
@@ -105,7 +106,7 @@ def make_problem(task, examples, seed=0, pooling="mean"):
     return problem_of(task, split_examples(examples, seed), pooling)
 
 
-def problem_of(task, parts, pooling="mean"):
+def problem_of(task, parts, pooling="first-last"):
     """Make the problem of a task from its three parts."""
     if task == "classify":
         return Classification(parts, pooling)
@@ -128,7 +129,7 @@ class Classification:
     """Texts with one label each."""
 
     parts: tuple
-    pooling: str = "mean"
+    pooling: str = "first-last"
     monitor = ("val_accuracy", "max")
     main_score = "accuracy"
 
@@ -197,7 +198,8 @@ class Tagging:
 
     def facts(self, tokenizer):
         """Return what task.json says of the tags."""
-        return {"labels": self.labels}
+        scores = tag_scores(self.parts[0].labels, self.labels)
+        return {"labels": self.labels, "tag_scores": np.round(scores, 3).tolist()}
 
     def rows(self, tokenizer, part, context_length):
         """Encode one part of the data: rows, and how many sentences were divided."""
