@@ -13,7 +13,7 @@ README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 def example(heading):
     """Return the first Python block under a heading."""
-    section = README.split(f"## {heading}\n")[1].split("\n## ")[0]
+    section = re.split(r"\n##+ ", README.split(f"# {heading}\n")[1])[0]
     return re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
 
 
@@ -36,7 +36,7 @@ def test_train_on_a_text_and_generate(tmp_path, monkeypatch, capsys):
 def test_a_base_model_is_fine_tuned_with_few_weights(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").symlink_to(tfgpt.data.DATA_FOLDER)
-    exec(example("Fine-tuning with few weights"), {})
+    exec(example("With few weights"), {})
     assert "% of the weights are trained" in capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "runs/poems").iterdir()) == [
         "adapter.json",

@@ -785,11 +785,22 @@ def test_the_padding_of_a_model_is_the_padding_of_its_training():
     assert make_train_step(small_gpt(), "sgd").pad_id == 0
     assert make_train_step(small_gpt(), "sgd", pad_id=None).pad_id is None
     for pad_id in (0, None):
-        message = f"pad_id must be that of the model, 3, got {pad_id}"
+        message = f"pad_id must be that of the model, 3, or -100, got {pad_id}"
         with pytest.raises(ValueError, match=message):
             make_train_step(model, "sgd", pad_id=pad_id)
         with pytest.raises(ValueError, match=message):
             evaluate(model, [make_batch()], pad_id=pad_id)
+
+
+def test_targets_of_minus_100_do_not_count_for_a_model_with_padding_too():
+    model = small_gpt(pad_id=3)
+    inputs, targets = make_batch()
+    targets = np.where(np.arange(targets.shape[1]) < 2, targets, -100)
+    found = evaluate(model, [(inputs, targets)], pad_id=-100)
+    expected = masked_loss(targets[:, :2], model(inputs)[:, :2], pad_id=None)
+    assert found["loss"] == pytest.approx(float(expected), rel=1e-5)
+    step = make_train_step(model, "sgd", pad_id=-100)
+    assert float(step((inputs, targets))["tokens"]) == targets.shape[0] * 2
 
 
 @pytest.mark.parametrize("pad_id", [VOCAB, 99, -5, "x", 1.5, True])

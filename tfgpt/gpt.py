@@ -301,7 +301,11 @@ class GPT(keras.Model):
         check_length("token_ids", token_ids, "context_length", self.context_length)
 
     def export(self, filepath, *args, input_signature=None, **kwargs):
-        """Export for serving, by default for ids of any batch size and length."""
+        """Export for serving, by default for ids of any batch size and length.
+
+        For ONNX choose another activation than "gelu", such as gelu_tanh: tf2onnx does not
+        know the exact one.
+        """
         default = [keras.InputSpec(shape=(None, None), dtype="int32")]
         super().export(filepath, *args, input_signature=input_signature or default, **kwargs)
 

@@ -56,7 +56,8 @@ def make_train_step(
         model: built Keras model; inputs -> logits (B, T, V).
         optimizer: Keras optimizer, or its name.
         pad_id: int or None, the target id that does not count; "auto": the model's
-            pad_id, or 0 if it has none. If id 0 is a real token of yours, pass None.
+            pad_id, or 0 if it has none. If id 0 is a real token of yours, pass None. With
+            -100 only targets of -100 do not count, whatever the model's pad_id is.
         label_smoothing: float in [0, 1).
         clip_norm: float > 0, the largest global gradient norm; None: no limit.
         jit_compile: what XLA compiles. "parts": the element-wise parts and the update;
@@ -242,8 +243,11 @@ def resolve_pad_id(model, pad_id):
     if isinstance(pad_id, str) and pad_id == "auto":
         return 0 if own is None else own
     pad_id = check_pad_id(pad_id, target_vocab_size(model), IGNORED_IDS)
-    if own is not None and pad_id != own:
-        raise ValueError(f"pad_id must be that of the model, {own}, got {pad_id}: leave it out.")
+    if own is not None and pad_id not in (own, *IGNORED_IDS):
+        raise ValueError(
+            f"pad_id must be that of the model, {own}, or {IGNORED_IDS[0]}, got {pad_id}: leave it "
+            "out."
+        )
     return pad_id
 
 

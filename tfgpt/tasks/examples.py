@@ -316,13 +316,14 @@ def predict_rows(model, rows, buckets, batch_size, pad_id):
         model: Keras model of ids.
         rows: list of N int arrays (T,).
         buckets: list of int, ascending; the last is at least the longest row.
-        batch_size: int >= 1.
+        batch_size: int >= 1, at most; few rows make a smaller batch.
         pad_id: int.
 
     Returns:
         list of N float arrays (C,) or (T, C).
     """
     results = [None] * len(rows)
+    batch_size = rows_per_batch(len(rows), batch_size)
     for bucket, places in places_by_bucket(rows, buckets).items():
         for start in range(0, len(places), batch_size):
             some = places[start : start + batch_size]
@@ -334,6 +335,16 @@ def predict_rows(model, rows, buckets, batch_size, pad_id):
                 size = len(rows[place])
                 results[place] = row_logits[:size] if is_token_wise else row_logits
     return results
+
+
+def rows_per_batch(count, batch_size):
+    """Return 1, 2, 4, ... up to `batch_size`: the first that holds `count` rows.
+
+    Example:
+        >>> [rows_per_batch(count, 32) for count in (1, 3, 20, 500)]
+        [1, 4, 32, 32]
+    """
+    return min(batch_size, 1 << max(count - 1, 0).bit_length())
 
 
 def names_of_tags(tags):

@@ -24,6 +24,7 @@ from tfgpt.tasks.examples import (
     likeliest_tags,
     padding_id,
     predict_rows,
+    rows_per_batch,
     start_ids,
 )
 from tfgpt.tasks.heads import TextClassifier, TokenTagger
@@ -164,8 +165,9 @@ class Writer(FineTuned):
         """Return the answer to each prompt: list of str; always the likeliest tokens."""
         prompts = [self.prompt_ids(text) for text in texts]
         answers = []
-        for some in batches(prompts, self.facts["batch_size"]):
-            filled = some + [some[0]] * (self.facts["batch_size"] - len(some))
+        size = rows_per_batch(len(prompts), self.facts["batch_size"])
+        for some in batches(prompts, size):
+            filled = some + [some[0]] * (size - len(some))
             end_id = self.tokenizer.end_id
             rows = generate(
                 self.model, filled, self.facts["max_new_tokens"], temperature=0, stop_token=end_id

@@ -19,6 +19,8 @@ from tfgpt.validation import check_length, check_pad_id, check_positive, check_t
 class MaskedLanguageModel(keras.Model):
     """Predict each token from both sides.
 
+    Positions are sinusoidal, which learns faster than BERT's learned ones on small texts.
+
     Call: model(token_ids) -> logits, float32 (B, T, V). Targets where nothing is hidden are
     -100: compile it with `MaskedLoss(pad_id=-100)`.
 
@@ -65,7 +67,7 @@ class MaskedLanguageModel(keras.Model):
             dropout,
             norm_first=True,
             activation="gelu",
-            positions="learned",
+            positions="sinusoidal",
             name="encoder",
         )
         # Before the table is used as output kernel: a Dense layer, an activation, a norm.
