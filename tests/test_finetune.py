@@ -724,3 +724,20 @@ def test_the_parts_of_bundled_data_stay_apart():
     parts = split_examples(load_labelled("sections"))
     texts = [set(part.texts) for part in parts]
     assert not texts[0] & texts[2] and not texts[0] & texts[1]
+
+
+@pytest.mark.slow
+@pytest.mark.requires_tensorflow
+def test_ten_thousand_lines_need_no_new_program(tmp_path):
+    saved_classifier(tmp_path)
+    loaded = load_finetuned(tmp_path)
+    traces = []
+    call = loaded.model.call
+    loaded.model.call = lambda *inputs, **options: traces.append(1) or call(*inputs, **options)
+    lines = [f"{'good' if n % 3 else 'bad film'} " * (n % 9 + 1) for n in range(10_000)]
+    rows = loaded.rows(lines)
+    first = [next(rows) for _ in range(512)]
+    before = len(traces)
+    rest = list(rows)
+    assert before <= 3 and len(traces) == before and len(first + rest) == 10_000
+    assert [row[0] for row in rest[:5]] == loaded.predict(lines[512:517])

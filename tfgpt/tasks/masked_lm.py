@@ -11,6 +11,7 @@ from keras import ops
 
 from tfgpt.layers import LayerNorm
 from tfgpt.masks import padding_mask
+from tfgpt.tokenizers import BPETokenizer
 from tfgpt.transformer import Encoder
 from tfgpt.validation import check_length, check_pad_id, check_positive, check_token_ids
 
@@ -127,8 +128,9 @@ def fill_in(model, tokenizer, text, count=5, gap="[MASK]"):
     parts = text.split(gap)
     if len(parts) != 2:
         raise ValueError(f"text must have one {gap}, got {len(parts) - 1} in {text!r}.")
-    # The space before a word belongs to it.
-    left, right = (tokenizer.encode(part) for part in (parts[0].rstrip(" "), parts[1]))
+    if isinstance(tokenizer, BPETokenizer):  # the space before a word belongs to it
+        parts[0] = parts[0].removesuffix(" ")
+    left, right = map(tokenizer.encode, parts)
     token_ids = np.concatenate([left, [model.mask_id], right]).astype("int32")[None]
     chances = ops.convert_to_numpy(ops.softmax(model(token_ids)[0, len(left)]))
     chances = chances[: model.vocab_size]  # the mask token is no guess
