@@ -369,3 +369,45 @@ def test_chinese_is_drawn_where_a_font_for_it_is_installed(form):
     assert labels_of(figure.axes[0]) == ["明", "月"]
     assert figure.get_suptitle().replace("\n", "") == title
     assert figure._suptitle.get_window_extent().x0 >= 0
+
+
+# Classification
+
+
+def test_a_confusion_matrix_shows_shares_and_numbers(tmp_path):
+    figure = plotting.plot_confusion(
+        [[8, 2], [0, 0]], ["neg", "pos"], "Test", tmp_path / "confusion.png"
+    )
+    axis = figure.axes[0]
+    np.testing.assert_allclose(axis.images[0].get_array(), [[0.8, 0.2], [0, 0]])
+    assert [text.get_text() for text in axis.texts] == ["8", "2", "0", "0"]
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("predicted", "true")
+    assert (tmp_path / "confusion.png").stat().st_size > 0
+    many = plotting.plot_confusion(np.eye(30, dtype=int), [str(i) for i in range(30)])
+    assert not many.axes[0].texts
+
+
+def test_an_accuracy_matrix_shows_its_values():
+    figure = plotting.plot_accuracy_matrix([[0.9, 0.123], [0.5, 1.0]], ["a", "b"])
+    assert [text.get_text() for text in figure.axes[0].texts] == ["0.9", "0.12", "0.5", "1.0"]
+    np.testing.assert_allclose(figure.axes[0].images[0].get_array()[1], [0.5, 1.0])
+
+
+def test_calibration_leaves_empty_bins_out():
+    figure = plotting.plot_calibration([0.1, 0.0, 0.9], [0.2, 0.0, 0.8], [5, 0, 10])
+    points = figure.axes[0].collections[0].get_offsets()
+    np.testing.assert_allclose(points, [[0.1, 0.2], [0.9, 0.8]])
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: plotting.plot_confusion([[1, 2]], ["a"]), r"matrix must have the shape \(N, N\)"),
+        (lambda: plotting.plot_confusion([[1]], ["a", "b"]), "one label per position, 1, got 2"),
+        (lambda: plotting.plot_accuracy_matrix([1.0], ["a"]), r"shape \(N, N\), got \(1,\)"),
+        (lambda: plotting.plot_calibration([1], [1, 2], [1]), "one length, got 1, 2 and 1"),
+    ],
+)
+def test_figures_of_a_classifier_refuse_other_shapes(draw, message):
+    with pytest.raises(ValueError, match=message):
+        draw()

@@ -394,6 +394,24 @@ def test_files_of_gpt2_give_the_ids_of_the_library(library, tmp_path):
             assert tokenizer.decode(token_ids) == text
 
 
+@pytest.mark.parametrize("names", [("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe")])
+def test_a_folder_is_read_by_its_files(names, library, tmp_path):
+    for path, name in zip(write_files(library, tmp_path), names, strict=True):
+        path.rename(tmp_path / name)
+    from_two = BPETokenizer.load(tmp_path)
+    assert from_two.end_id == library.token_to_id("<|endoftext|>")
+    library.save(str(tmp_path / "tokenizer.json"))
+    both = [
+        tokenizer.encode("moon  light\n") for tokenizer in (from_two, BPETokenizer.load(tmp_path))
+    ]
+    assert both[0].tolist() == both[1].tolist()
+    with pytest.raises(FileNotFoundError):
+        BPETokenizer.load(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"tokenizer\.json"):
+        BPETokenizer.load(tmp_path / "empty")
+
+
 def test_special_ids_are_those_of_the_file(gpt2):
     end = gpt2.vocab_size - 1
     assert (gpt2.pad_id, gpt2.start_id, gpt2.end_id) == (None, end, end)

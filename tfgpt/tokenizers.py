@@ -22,6 +22,7 @@ SPECIAL_NAMES = {
     "start_id": (START_TOKEN, "<s>", "<|startoftext|>", "<|begin_of_text|>", "<|endoftext|>"),
     "end_id": (END_TOKEN, "</s>", "<|end_of_text|>", "<|endoftext|>"),
 }
+TWO_FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 
 # How GPT-2 cuts text before merging: contractions, words, numbers and signs, each
 # with the space before it. White space beyond that stays single, which GPT-2 does
@@ -423,10 +424,11 @@ class BPETokenizer(Tokenizer):
 
     @classmethod
     def load(cls, path):
-        """Read a tokenizer that `save` wrote, or another byte-level tokenizer.json.
+        """Read a tokenizer that `save` wrote, or another byte-level one.
 
         Args:
-            path: file to read.
+            path: file to read, a tokenizer.json; or a folder with one, or with GPT-2's two
+                files: vocab.json and merges.txt, or encoder.json and vocab.bpe.
 
         Returns:
             BPETokenizer with the same ids.
@@ -437,7 +439,13 @@ class BPETokenizer(Tokenizer):
         """
         import tokenizers
 
-        content = Path(path).read_bytes()
+        path = Path(path)
+        if path.is_dir() and not (path / "tokenizer.json").exists():
+            for names in TWO_FILES:
+                if all((path / name).is_file() for name in names):
+                    return cls.from_files(*(path / name for name in names))
+        path = path / "tokenizer.json" if path.is_dir() else path
+        content = path.read_bytes()
         try:
             return cls(tokenizers.Tokenizer.from_buffer(content))
         except Exception as error:  # the library raises plain Exception

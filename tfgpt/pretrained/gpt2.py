@@ -397,12 +397,10 @@ def check_finite(name, array, folder):
 
 def load_gpt2_tokenizer(folder, vocab_size):
     """Read the tokenizer of a folder, None if it has none."""
-    if (folder / TOKENIZER).is_file():  # it says how a text is cut; the other two do not
-        tokenizer = BPETokenizer.load(folder / TOKENIZER)
-    elif (folder / VOCAB).is_file() and (folder / MERGES).is_file():
-        tokenizer = BPETokenizer.from_files(folder / VOCAB, folder / MERGES)
-    else:
+    # tokenizer.json comes first: it says how a text is cut, the other two do not.
+    if not any((folder / name).is_file() for name in (TOKENIZER, VOCAB)):
         return None
+    tokenizer = BPETokenizer.load(folder)
     check_size(tokenizer, vocab_size)
     return tokenizer
 

@@ -7,6 +7,7 @@ with the model, its scores, figures, predictions and a model card.
 import hashlib
 import json
 import platform
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -29,11 +30,19 @@ from tfgpt.tasks.finetuned import (
 )
 from tfgpt.tasks.methods import MethodSettings
 from tfgpt.tasks.problems import TASKS, check_known, make_problem, problem_of, read_examples
-from tfgpt.tasks.reports import is_cjk, over_seeds, score_table
+from tfgpt.tasks.reports import import_for_reports, is_cjk, over_seeds, score_table
 from tfgpt.training import set_seed
 from tfgpt.tuning.adapters import count
 from tfgpt.validation import check_choice, check_integer, check_positive
 
+# What the report of a task needs.
+ANSWER_LIBRARIES = ("sklearn", "rouge_score", "sacrebleu", "nltk")
+LIBRARIES = {
+    "classify": ("sklearn", "matplotlib"),
+    "tag": ("seqeval",),
+    **dict.fromkeys(("qa", "summarise", "chat"), ANSWER_LIBRARIES),
+    "lm": (),
+}
 REPORT, CARD = "report.json", "model_card.md"
 
 
@@ -81,25 +90,28 @@ def finetune(
     settings = (settings or MethodSettings()).for_task(task)
     if settings.class_weights and task != "classify":
         raise ValueError(f"class_weights need the task 'classify', got {task!r}.")
+    for library in LIBRARIES[task]:  # not after minutes of training
+        import_for_reports(library)
     started = time.time()
     examples = read_examples(task, data, columns)
     problem = make_problem(task, examples, pooling=pooling)
     base = base or default_base(problem)
     print(describe(task, data, base, settings, examples, problem))
+    trainings = [Training(problem, task, base, settings, seed + number) for number in range(seeds)]
+    trainings[0].prepare()  # a wrong base or pattern is found before the folder is touched
     folder = Path(out)
     prepare_folder(folder)
     with RunLock(folder):
-        trainings = [
-            Training(problem, task, base, settings, seed + number) for number in range(seeds)
-        ]
-        scores = []
-        best = None
+        best, scores = trainings[0], []
         for training in trainings:
+            if training is not best:
+                training.prepare()
             training.run()
-            if best is None or training.is_better_than(best):
-                best = training
+            best = max(best, training, key=Training.quality)
             if seeds > 1:
                 scores.append(problem.score(training.tuned(), problem.parts[2])[0])
+            if training.is_stopped:
+                break
         report = write_all(folder, best, data, columns, scores, started)
     print(f"Everything is in {folder}: {CARD} says how to use the model.")
     return best.tuned(), report
@@ -119,6 +131,7 @@ class Training:
     def __init__(self, problem, task, base, settings, seed):
         self.problem, self.task, self.base = problem, task, base
         self.settings, self.seed = settings, seed
+        self.is_stopped = False  # by Ctrl-C
 
     def prepare(self):
         """Load the base, make the model and encode the data."""
@@ -147,7 +160,6 @@ class Training:
 
     def run(self):
         """Train; keep the weights that are best on the validation part."""
-        self.prepare()
         settings, weights = self.settings, None
         if settings.class_weights:
             weights = self.problem.weights(self.problem.parts[0])
@@ -174,7 +186,7 @@ class Training:
                     epochs=settings.epochs,
                     validation_data=held_out,
                     callbacks=callbacks,
-                    verbose=2,
+                    verbose=1 if sys.stdout.isatty() else 2,
                     shuffle=False,
                 )
             self.history = fitted.history
@@ -182,7 +194,7 @@ class Training:
             if self.stopper.best_weights is None:
                 raise
             self.model.set_weights(self.stopper.best_weights)
-            self.history = {}
+            self.history, self.is_stopped = {}, True
             print("Stopped early: the best weights so far are kept.")
         if not np.isfinite(self.stopper.best):
             raise ValueError(
@@ -190,10 +202,9 @@ class Training:
                 f"with {settings}: take a tenth of it."
             )
 
-    def is_better_than(self, other):
-        """Compare two trainings by their best validation score."""
-        sign = 1 if self.problem.monitor[1] == "max" else -1
-        return sign * (self.stopper.best - other.stopper.best) > 0
+    def quality(self):
+        """Return the best validation score, the higher the better."""
+        return self.stopper.best if self.problem.monitor[1] == "max" else -self.stopper.best
 
     def tuned(self):
         """Return the model as a user loads it."""
@@ -218,7 +229,7 @@ def write_all(folder, training, data, columns, scores, started):
     print(f"\n{table}\n\n{len(test):,} test examples; 95 % intervals.\n{summary}")
     report = {
         "task": training.task,
-        "data": str(data),
+        "data": str(Path(data).resolve()) if Path(data).is_file() else str(data),
         "data_sha256": hash_data(data),
         "columns": columns,
         "base": training.facts["base"],
