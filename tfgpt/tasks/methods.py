@@ -32,15 +32,15 @@ RATES = {
     "prompt": 3e-2,
 }
 METHODS = tuple(RATES)
-# What a task changes: epochs, texts per step, and the rate by a factor. Short texts and few
-# examples need more and smaller steps.
+# What a task changes: epochs, texts per step, a factor of the rate, and dropout. Short texts
+# and few examples need more and smaller steps.
 TASK_DEFAULTS = {
-    "classify": (4, 32, 1.0),
-    "tag": (12, 16, 3.0),
-    "qa": (6, 32, 1.0),
-    "summarise": (2, 32, 1.0),
-    "chat": (4, 32, 1.0),
-    "lm": (1, 16, 1.0),
+    "classify": (4, 32, 1.0, 0.2),
+    "tag": (6, 16, 3.0, 0.0),
+    "qa": (6, 32, 1.0, 0.1),
+    "summarise": (2, 32, 1.0, 0.1),
+    "chat": (4, 32, 1.0, 0.1),
+    "lm": (1, 16, 1.0, 0.1),
 }
 CLIP = 1.0  # the largest norm of all gradients together
 
@@ -62,7 +62,8 @@ class MethodSettings:
         decay: float in (0, 1], by which the rate falls from block to block with "full".
         gradual: bool, with "full": one more block learns with each epoch.
         patience: int >= 0, epochs without improvement before the training stops.
-        dropout: float in [0, 1), of the head, and of the whole model with "full".
+        dropout: float in [0, 1), of the head, and of the whole model with "full"; None: that
+            of TASK_DEFAULTS.
         class_weights: bool, rare classes count as much as frequent ones.
 
     Raises:
@@ -79,7 +80,7 @@ class MethodSettings:
     decay: float = 1.0
     gradual: bool = False
     patience: int = 2
-    dropout: float = 0.2
+    dropout: float | None = None
     class_weights: bool = False
 
     def __post_init__(self):
@@ -88,7 +89,8 @@ class MethodSettings:
             if getattr(self, name) is not None:
                 check_positive(name, getattr(self, name))
         check_integer("patience", self.patience, minimum=0)
-        check_rate("dropout", self.dropout)
+        if self.dropout is not None:
+            check_rate("dropout", self.dropout)
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be > 0 or None, got {self.learning_rate!r}.")
         if not 0 < self.decay <= 1:
@@ -100,12 +102,13 @@ class MethodSettings:
 
     def for_task(self, task):
         """Fill in what is None with the defaults of a task and the method: MethodSettings."""
-        epochs, batch_size, factor = TASK_DEFAULTS[task]
+        epochs, batch_size, factor, dropout = TASK_DEFAULTS[task]
         return replace(
             self,
             epochs=self.epochs or epochs,
             batch_size=self.batch_size or batch_size,
             learning_rate=self.learning_rate or factor * RATES[self.method],
+            dropout=dropout if self.dropout is None else self.dropout,
         )
 
     def adapter_settings(self):
