@@ -58,6 +58,7 @@ def search(model, prompts, count, k, alpha, stop_tokens=(), vocab_size=VOCAB):
     return ContrastiveSearch(k, alpha).search(model, prompts, count, stop_tokens, vocab_size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("alpha", [0.3, 0.6, 1.0])
 def test_the_tokens_are_those_of_full_passes(seed, alpha):
@@ -67,6 +68,7 @@ def test_the_tokens_are_those_of_full_passes(seed, alpha):
     assert result.tolist() == [reference(model, prompt, 16, 4, alpha) for prompt in PROMPTS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"positions": "rotary"}, {"norm_first": False}])
 def test_other_models_too(settings):
     model = random_model(**settings)
@@ -74,6 +76,7 @@ def test_other_models_too(settings):
     assert result.tolist() == [reference(model, prompt, 12, 4, 0.6) for prompt in PROMPTS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("k", "alpha"), [(4, 0.0), (1, 0.6)])
 def test_no_weight_or_one_candidate_is_greedy_decoding(k, alpha):
     model = random_model()

@@ -222,7 +222,8 @@ def test_a_warning_about_a_long_prompt_points_at_the_line_of_the_user():
     assert {warning.filename for warning in caught} == {__file__}
 
 
-def test_continuations_are_ranked_by_their_probability(text_model):
+def test_continuations_are_ranked_by_their_probability(char):
+    text_model = char
     text = text_model.tokenizer.decode(range(1, 6))
     first, second = (text_model.tokenizer.decode([place]) for place in (2, 3))
     found = text_model.rank(text, [first, second, first + second])

@@ -78,6 +78,7 @@ def run_and_interrupt(folder, at_step, **options):
     return run(20, folder, dataset=batches(), **options)
 
 
+@pytest.mark.slow
 def test_10_steps_and_10_more_equal_20_steps_bit_for_bit(tmp_path):
     """With dropout: weights, optimizer, random state and the rows' steps and losses."""
     whole, expected = run(20)

@@ -79,6 +79,7 @@ def all_targets(length):
     return np.array([row for row in rows if is_target(row)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("options", [{}, {"norm_first": False}, {"tie_embeddings": True}])
 def test_one_beam_is_greedy_decoding_without_a_cache(seed, options):
@@ -131,6 +132,7 @@ def test_a_source_alone_and_in_a_padded_batch_has_the_same_result(model):
         np.testing.assert_allclose(alone_scores[0], batch_scores[index], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_beam_finds_a_likelier_target_than_greedy_decoding(model):
     one, four = (
         beam_search(model, SOURCE, beam_size=size, length_penalty=0.6)[1][:, 0] for size in (1, 4)

@@ -395,6 +395,7 @@ def test_adapters_train_in_the_own_loop_and_go_on_bit_for_bit(kind, tmp_path, rn
         np.testing.assert_array_equal(expected, found)
 
 
+@pytest.mark.slow
 def test_in_fit_every_depth_learns_and_gradual_unfreezing_begins_at_the_head(rng):
     ids = rng.integers(1, 17, (4, 9))
     for callbacks, learns in (([], True), ([GradualUnfreezing()], False)):

@@ -28,7 +28,7 @@ add_exercise(
     "head kernels",
     head_kernels,
     Case(
-        "one head",
+        "edge case: one head",
         (features(4, 12), 1, 0),
         "c_attn holds the kernels of query, key and value side by side: three parts of D columns.",
     ),
@@ -56,7 +56,7 @@ add_exercise(
     "gpt2 parameters",
     gpt2_parameters,
     Case(
-        "a tiny GPT-2",
+        "edge case: one block",
         (10, 4, 1, 8),
         "Two tables, L blocks of 12 D^2 + 13 D (count the biases and the two norms), a last norm.",
     ),

@@ -37,7 +37,7 @@ add_exercise(
         "Sum the states of real tokens, divide by how many they are.",
     ),
     Case(
-        "two texts",
+        "edge case: only the first token is real",
         (features(2, 3, 2), np.array([[True, True, True], [True, False, False]])),
         "Each text has its own number of real tokens.",
     ),
@@ -51,7 +51,7 @@ add_exercise(
         (np.array([[8, 2], [1, 9]]),),
         "F1 of a class = 2 right / (its row + its column); then the mean over classes.",
     ),
-    Case("a class that is never found", (np.array([[5, 0], [5, 0]]),), "Its F1 is 0."),
+    Case("edge case: a class that is never found", (np.array([[5, 0], [5, 0]]),), "Its F1 is 0."),
     Case("three classes", (np.array([[3, 1, 0], [0, 2, 2], [1, 0, 4]]),), "Rows are true."),
 )
 
@@ -63,7 +63,7 @@ add_exercise(
         (1.0, 0.5, 2),
         "From below: embeddings, blocks, head. The head has the whole rate.",
     ),
-    Case("no decay", (0.1, 1.0, 3), "Then all rates are equal."),
+    Case("edge case: no decay", (0.1, 1.0, 3), "Then all rates are equal."),
 )
 
 add_exercise(
@@ -75,5 +75,5 @@ add_exercise(
         "An entity is right if start, end and kind are. F1 = 2 right / (real + found).",
     ),
     Case("all right", ([(0, 1, "A")], [(0, 1, "A")]), "Then it is 1."),
-    Case("another kind", ([(0, 1, "A")], [(0, 1, "B")]), "The kind counts."),
+    Case("edge case: another kind", ([(0, 1, "A")], [(0, 1, "B")]), "The kind counts."),
 )

@@ -36,21 +36,21 @@ add_exercise(
     lora,
     Case("rank 2, alpha 2", (X, KERNEL, A, B, 2.0), "x W + (alpha / r) (x A) B; r is a.shape[1]."),
     Case("another alpha", (X, KERNEL, A, B, 8.0), "alpha 8, r 2: the change counts 4 times."),
-    Case("at the start", (X, KERNEL, A, 0 * B, 2.0), "B = 0: nothing has changed yet."),
+    Case("edge case: at the start", (X, KERNEL, A, 0 * B, 2.0), "B = 0: nothing has changed yet."),
 )
 
 add_exercise(
     "merged kernel",
     merged_kernel,
     Case("rank 2", (KERNEL, A, B, 2.0), "W + (alpha / r) A B has the shape of W."),
-    Case("rank 1", (KERNEL, A[:, :1], B[:1], 3.0), "alpha / r = 3."),
+    Case("edge case: rank 1", (KERNEL, A[:, :1], B[:1], 3.0), "alpha / r = 3."),
 )
 
 add_exercise(
     "lora share",
     lora_share,
     Case(
-        "a small model",
+        "edge case: a small model",
         (2, 8, 2, 20, 10),
         "Two kernels per block, each with A (D, r) and B (r, D). The base is that of notebook 12.",
     ),
@@ -62,5 +62,5 @@ add_exercise(
     "bottleneck",
     bottleneck,
     Case("one row", (X, features(4, 2), features(2, 4)), "y + max(y D, 0) U."),
-    Case("at the start", (X, features(4, 2), np.zeros((2, 4))), "U = 0: the output is y."),
+    Case("edge case: at the start", (X, features(4, 2), np.zeros((2, 4))), "U = 0: it is y."),
 )

@@ -38,7 +38,7 @@ add_exercise(
     ),
     Case("nothing chosen", (IDS, ~ALL, np.zeros(4), OTHERS, 9), "What is not chosen stays."),
     Case(
-        "the borders",
+        "edge case: the borders",
         (IDS, ALL, np.array([0.0, 0.8, 0.9, 0.7999]), OTHERS, 9),
         "0.8 belongs to the random tokens, 0.9 to those that stay.",
     ),
@@ -75,7 +75,7 @@ add_exercise(
         "At the gap take the largest logit; elsewhere the token that stands there.",
     ),
     Case(
-        "the mask is the likeliest",
+        "edge case: the mask is the likeliest",
         (np.array([3, 3]), np.array([[0.0, 1.0, 0.5, 9.0], [2.0, 1.0, 0.5, 9.0]]), 3),
         "The mask itself is no answer: leave its logit out.",
     ),

@@ -36,7 +36,7 @@ add_exercise(
         "Place t predicts token t + 1: shift both arrays by one.",
     ),
     Case(
-        "two answers",
+        "edge case: two answers",
         (np.array([5, 6, 7, 8, 9]), np.array([0, 1, 0, 0, 1], bool)),
         "What the user says is not to be predicted.",
     ),
@@ -53,7 +53,7 @@ add_exercise(
         ("very very good", "very good good"),
         "Count what both have: 2 words.",
     ),
-    Case("nothing in common", ("yes", "no"), "Then it is 0."),
+    Case("edge case: nothing in common", ("yes", "no"), "Then it is 0."),
 )
 
 add_exercise(

@@ -3,7 +3,11 @@
 import numpy as np
 
 from tfgpt.checks.registry import Case, add_exercise, features
-from tfgpt.tasks.continual import backward_transfer
+
+
+def backward_transfer(matrix):
+    """Average how much later tasks changed earlier ones."""
+    return np.mean(matrix[-1, :-1] - np.diag(matrix)[:-1])
 
 
 def elastic_penalty(weights, old, fisher, strength):
@@ -37,7 +41,7 @@ add_exercise(
         "The last row minus the diagonal, over all tasks but the last.",
     ),
     Case(
-        "three tasks",
+        "edge case: a task that became better",
         (np.array([[0.9, 0.1, 0.2], [0.5, 0.8, 0.1], [0.6, 0.9, 0.7]]),),
         "The mean of two differences.",
     ),
@@ -52,7 +56,7 @@ add_exercise(
         "Only the weight that moved costs: 2 / 2 x 3 x 1.",
     ),
     Case("a matrix", (features(2, 3), 0 * features(2, 3), features(2, 3) ** 2, 10.0), "Sum all."),
-    Case("nothing moved", (features(3), features(3), np.ones(3), 5.0), "Then it is 0."),
+    Case("edge case: nothing moved", (features(3), features(3), np.ones(3), 5.0), "Then it is 0."),
 )
 
 add_exercise(
@@ -63,12 +67,20 @@ add_exercise(
         (np.array([1.0, 2.0]), np.array([0.0, 0.0]), 0),
         "The gradient of log p(label) by the kernel is x times (one-hot - probabilities).",
     ),
-    Case("three classes", (features(4), features(3), 2), "Square it at the end."),
+    Case(
+        "edge case: the last class",
+        (features(4), features(3), 2),
+        "Square it at the end.",
+    ),
 )
 
 add_exercise(
     "distillation",
     distillation,
-    Case("the same answers", (np.array([1.0, 2.0]), np.array([1.0, 2.0]), 1.0), "The entropy."),
+    Case(
+        "edge case: the same",
+        (np.array([1.0, 2.0]), np.array([1.0, 2.0]), 1.0),
+        "The entropy.",
+    ),
     Case("a temperature", (features(4), features(4)[::-1], 2.0), "Divide both by it first."),
 )
