@@ -183,8 +183,16 @@ class Classification:
         return classification_baselines(self.parts[0], self.parts[2])
 
 
+class TokenProblem:
+    """What problems share whose targets are of tokens."""
+
+    def compile_options(self):
+        """Return loss and metrics for `compile`."""
+        return {"loss": MaskedLoss(IGNORED), "weighted_metrics": [MaskedAccuracy(IGNORED)]}
+
+
 @dataclass
-class Tagging:
+class Tagging(TokenProblem):
     """Sentences with one BIO tag per word."""
 
     parts: tuple
@@ -206,10 +214,6 @@ class Tagging:
         pieces, divided = encode_sentences(tokenizer, part.texts, context_length)
         return tag_rows(pieces, part.labels, self.labels), divided
 
-    def compile_options(self):
-        """Return loss and metrics for `compile`."""
-        return {"loss": MaskedLoss(IGNORED), "weighted_metrics": [MaskedAccuracy(IGNORED)]}
-
     def score(self, tuned, test, folder=None):
         """Score a Tagger; with a folder write predictions there."""
         predicted = tuned.tags(test.texts)
@@ -225,7 +229,7 @@ class Tagging:
 
 
 @dataclass
-class Answering:
+class Answering(TokenProblem):
     """Prompts with answers: questions, texts to be summarised, or dialogues."""
 
     task: str
@@ -262,10 +266,6 @@ class Answering:
         """Encode one part of the data: rows, and how many texts were cut."""
         return answer_rows(tokenizer, self.texts(part), context_length)
 
-    def compile_options(self):
-        """Return loss and metrics for `compile`."""
-        return {"loss": MaskedLoss(IGNORED), "weighted_metrics": [MaskedAccuracy(IGNORED)]}
-
     def score(self, tuned, test, folder=None):
         """Score a Writer; with a folder write its answers there."""
         pairs = self.pairs(test)[:MOST_ANSWERS]
@@ -293,7 +293,7 @@ class Answering:
 
 
 @dataclass
-class Pretraining:
+class Pretraining(TokenProblem):
     """Plain text, on which the base goes on as it was trained."""
 
     parts: tuple  # of str
@@ -307,10 +307,6 @@ class Pretraining:
     def rows(self, tokenizer, part, context_length):
         """Cut one part of the text into windows."""
         return window_rows(tokenizer.encode(part), context_length), 0
-
-    def compile_options(self):
-        """Return loss and metrics for `compile`."""
-        return {"loss": MaskedLoss(IGNORED), "weighted_metrics": [MaskedAccuracy(IGNORED)]}
 
     def score(self, tuned, test, folder=None):
         """Measure the perplexity of the test text."""

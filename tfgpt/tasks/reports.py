@@ -4,7 +4,6 @@ Scores come from the libraries that researchers use: scikit-learn, seqeval, roug
 in `tfgpt.tasks.scores`, sacreBLEU and nltk.
 """
 
-import importlib
 import re
 import string
 from collections import Counter
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfgpt.tasks.scores import align_columns, bleu, chrf, meteor
+from tfgpt.tasks.scores import align_columns, bleu, chrf, import_library, meteor
 
 RESAMPLES = 1000  # of the examples, for an interval
 BINS = 10  # of confidence
@@ -103,13 +102,8 @@ def over_seeds(values):
 
 
 def import_for_reports(name):
-    """Import a library of the `finetune` extra; say how to get it."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(
-            f"a report needs {name.split('.')[0]}: pip install 'tfgpt[finetune]'."
-        ) from error
+    """Import a library of the `finetune` extra."""
+    return import_library(name, "'tfgpt[finetune]'")
 
 
 # Classification

@@ -326,13 +326,13 @@ def library_score(metric, hypotheses, references):
     return Score(result.name, min(result.score, 100.0), str(metric.get_signature()))
 
 
-def import_library(module_name):
-    """Import a module of sacreBLEU or nltk; raise with the command that installs both."""
+def import_library(module_name, packages="sacrebleu nltk"):
+    """Import a module of an optional library; raise with the command that installs it."""
     try:
         return importlib.import_module(module_name)
     except ImportError as error:
         raise ImportError(
-            f"scores need {module_name.partition('.')[0]}: pip install sacrebleu nltk"
+            f"scores need {module_name.partition('.')[0]}: pip install {packages}"
         ) from error
 
 
