@@ -31,7 +31,8 @@ BUNDLED = {
 HEADER_WORDS = {
     *("text", "texts", "sentence", "review", "content", "document", "label", "labels", "class"),
     *("category", "target", "topic", "prompt", "question", "instruction", "answer", "response"),
-    *("summary", "output", "input", "id", "文本", "标签", "类别", "问题", "答案"),
+    *("summary", "output", "input", "id", "sentiment", "intent", "rating", "comment", "message"),
+    *("文本", "标签", "类别", "问题", "答案"),
 }
 OUTSIDE = "O"  # the tag of a word that belongs to no entity
 
@@ -398,8 +399,8 @@ def check_header(texts, labels, header, path):
     cells = {texts[0].lower(), labels[0].lower()}
     if header is None and cells & HEADER_WORDS and labels[0] not in labels[1:]:
         raise ValueError(
-            "header must be True or False for a file whose first line looks like names of columns, "
-            f"got {texts[0]!r} with the label {labels[0]!r} in {path!r}."
+            "header must be True or False (--header or --no-header) for a file whose first line "
+            f"looks like names of columns, got {texts[0]!r} with the label {labels[0]!r} in {path!r}."
         )
 
 

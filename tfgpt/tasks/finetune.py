@@ -414,6 +414,7 @@ With 95 % intervals over the test examples; a row of several seeds has its inter
 import tfgpt
 
 model = tfgpt.load_finetuned({str(folder)!r})
+print(model.predict("a text"))
 ```
 
 The scores hold for texts like those of the data. For other texts, other people or another \
