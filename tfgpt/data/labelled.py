@@ -400,7 +400,8 @@ def check_header(texts, labels, header, path):
     if header is None and cells & HEADER_WORDS and labels[0] not in labels[1:]:
         raise ValueError(
             "header must be True or False (--header or --no-header) for a file whose first line "
-            f"looks like names of columns, got {texts[0]!r} with the label {labels[0]!r} in {path!r}."
+            f"looks like names of columns, got {texts[0]!r} with the label {labels[0]!r} in "
+            f"{path!r}."
         )
 
 
