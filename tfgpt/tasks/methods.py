@@ -36,7 +36,7 @@ METHODS = tuple(RATES)
 # and few examples need more and smaller steps.
 TASK_DEFAULTS = {
     "classify": (4, 32, 1.0, 0.2),
-    "tag": (6, 16, 3.0, 0.0),
+    "tag": (10, 16, 3.0, 0.1),
     "qa": (6, 32, 1.0, 0.1),
     "summarise": (2, 32, 1.0, 0.1),
     "chat": (4, 32, 1.0, 0.1),
