@@ -167,6 +167,7 @@ def test_labels_do_not_touch_each_other(tokens):
         assert all(a.y0 >= b.y1 for a, b in zip(down, down[1:], strict=False))
 
 
+@pytest.mark.slow
 def test_everything_is_inside_the_figure():
     figures = [
         plot_attention_weights(random_weights(8, 10, 10), LONG[:10], title="Eight heads"),
@@ -372,6 +373,7 @@ def test_the_overview_says_how_much_of_a_layer_it_shows():
     assert len(notes_of(plot_attention_overview(weights, max_tokens=200))) == 1
 
 
+@pytest.mark.slow
 def test_twelve_layers_of_twelve_heads_are_drawn_in_less_than_five_seconds(tmp_path):
     weights = {f"decoder/{index}/self": random_weights(12, 128, 128) for index in range(12)}
     start = time.process_time()

@@ -58,6 +58,7 @@ def test_the_text_ends_before_the_stop_token(char, settings):
         assert ended == whole[: whole.index(stop, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["char", "bpe"])
 def test_the_text_ends_before_the_first_stop_string(request, kind):
     language_model = request.getfixturevalue(kind)
@@ -89,6 +90,7 @@ def test_stop_strings_without_a_character_are_refused(char, stops):
         char.stream("a", 2, stop_strings=stops)
 
 
+@pytest.mark.slow
 def test_several_samples_of_a_text_differ_and_follow_the_seed(char):
     samples = char.generate(["明", "ab"], 6, num_samples=3, seed=0)
     assert [len(row) for row in samples] == [3, 3]

@@ -177,6 +177,7 @@ def test_half_precision_finds_nearly_the_same_scores():
     np.testing.assert_allclose(*scores, atol=0.15)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not IS_TENSORFLOW, reason="uses TensorFlow's compiler")
 def test_compiled_and_eager_search_agree(model, monkeypatch):
     compiled = beam_search(model, SOURCE, beam_size=3)

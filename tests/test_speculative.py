@@ -204,6 +204,7 @@ def test_at_temperature_0_it_is_greedy_decoding(length, lookahead):
         assert result.tolist() == [greedy_text(prompt)[: length + count]]
 
 
+@pytest.mark.slow
 def test_a_longer_context_of_one_model_changes_nothing():
     model, draft = random_gpt(0), random_gpt(2, context_length=64, positions="rotary")
     result = speculative_generate(model, draft, PROMPT, 37, temperature=0)
