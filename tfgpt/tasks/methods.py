@@ -35,7 +35,7 @@ METHODS = tuple(RATES)
 # What a task changes: epochs, texts per step, a factor of the rate, and dropout. Short texts
 # and few examples need more and smaller steps.
 TASK_DEFAULTS = {
-    "classify": (4, 32, 1.0, 0.2),
+    "classify": (3, 32, 1.0, 0.2),
     "tag": (10, 16, 3.0, 0.1),
     "qa": (6, 32, 1.0, 0.1),
     "summarise": (2, 32, 1.0, 0.1),
