@@ -145,6 +145,7 @@ def test_labels_are_counted_before_the_axis_is_cut():
         plot_attention_weights(random_weights(1, 120, 120), LONG[:64])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "tokens",
     [

@@ -85,6 +85,7 @@ def test_no_weight_or_one_candidate_is_greedy_decoding(k, alpha):
     assert result.tolist() != search(model, PROMPTS, 16, 4, 0.6).tolist()
 
 
+@pytest.mark.slow
 def test_a_model_that_loops_repeats_less():
     def variety(tokens):
         """Return how many of the pairs of neighbours are different ones, as a share."""
@@ -133,6 +134,7 @@ def test_a_stop_token_in_the_prompt_ends_nothing():
     np.testing.assert_array_equal(search(model, PROMPTS, 6, 4, 0.6, tuple(unused)), free)
 
 
+@pytest.mark.slow
 def test_a_text_alone_is_the_same_as_in_a_batch():
     model = random_model()
     batch = search(model, PROMPTS, 16, 4, 0.6)
@@ -140,6 +142,7 @@ def test_a_text_alone_is_the_same_as_in_a_batch():
         np.testing.assert_array_equal(search(model, prompt[None], 16, 4, 0.6)[0], row)
 
 
+@pytest.mark.slow
 def test_neither_padding_nor_ids_beyond_the_vocabulary_are_chosen():
     # As many candidates as there are tokens: the weight of similarity lets none be left out.
     model = random_model(pad_id=0)

@@ -198,6 +198,7 @@ def test_half_precision_does_not_round_float_placeholders_of_ids():
     assert abs(traced[0] - traced[1]).max() > 0.01  # in float16, 2049 and 2051 are no numbers
 
 
+@pytest.mark.slow
 @on_tensorflow
 def test_a_text_layer_before_a_gpt_can_be_exported(tmp_path):
     import tensorflow as tf

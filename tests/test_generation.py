@@ -507,6 +507,7 @@ def test_a_search_gets_the_prompts_of_each_length():
         generate(Successor(), [[1]], 2, samplers=search, top_p=0.5)
 
 
+@pytest.mark.slow
 def test_padding_around_a_prompt_is_cut_off():
     keras.utils.set_random_seed(1)
     model = GPT(VOCAB, 12, num_layers=1, d_model=16, num_heads=2, pad_id=0)
@@ -646,6 +647,7 @@ def test_a_prompt_goes_on_in_any_batch_as_it_does_alone(model):
         assert [row.tolist() for row in rows] == [alone[place] for place in order]
 
 
+@pytest.mark.slow
 def test_several_samples_of_a_prompt_differ_and_stand_side_by_side(model):
     rows = generate(model, [[1, 2], [3, 4]], 5, seed=0, num_samples=6)
     assert rows.shape == (12, 7)

@@ -48,6 +48,7 @@ def test_a_list_gives_a_list(char):
     assert char.generate([], 4) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"seed": 3}, {"samplers": BeamSearch(2)}])
 def test_the_text_ends_before_the_stop_token(char, settings):
     whole = char.generate("明", 6, **settings)
@@ -112,6 +113,7 @@ def test_a_stop_token_in_the_prompt_is_text(char):
     assert char.generate("a月b", 3, stop_token=stop, seed=0).startswith("a月b")
 
 
+@pytest.mark.slow
 def test_a_byte_pair_text_ends_at_the_end_token_by_default(bpe):
     bias = np.zeros_like(bpe.model.embedding.get_weights()[0])
     bias[bpe.tokenizer.end_id] = 1e3 * np.sign(hidden_state(bpe, "ab"))

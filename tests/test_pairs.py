@@ -239,6 +239,7 @@ def test_every_pass_takes_each_pair_once(encoded):
     assert counts.max() - counts.min() <= 2
 
 
+@pytest.mark.slow
 def test_the_order_follows_the_seed_and_skip_goes_on(encoded):
     def ids(seed, skip=0):
         dataset = pair_batches(encoded, BUCKETS, BATCH_TOKENS, seed)

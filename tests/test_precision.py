@@ -60,6 +60,7 @@ def test_16_bits_are_half_the_bytes_and_nearly_the_same_predictions(model, texts
     assert result["loss"] != result["other_loss"]
 
 
+@pytest.mark.slow
 def test_a_bfloat16_copy_generates_and_comes_back(model):
     copy = cast_model(model, "bfloat16")
     first = generate(copy, [[1, 2, 3]], 8, temperature=0)

@@ -288,6 +288,7 @@ def test_a_folder_in_use_is_refused_and_free_again_after_a_kill(tmp_path):
     assert run(400, tmp_path, make_model(), resume=True)[0]
 
 
+@pytest.mark.slow
 def test_the_place_in_the_data_is_found_again(tmp_path, capsys):
     """For tf.data by its state; for a list by its index; a function is read again, saying so."""
     corpus = [tuple(x.numpy() for x in batch) for batch in make_dataset().take(7)]
@@ -357,6 +358,7 @@ def test_validation_reads_as_much_as_it_is_told():
         run(2, validation_data=iter([]), **options)
 
 
+@pytest.mark.slow
 def test_a_run_can_be_sampled_from_its_first_checkpoint_on(tmp_path):
     tokenizer = CharTokenizer("abcdefghijkl")
     model = make_model()

@@ -109,12 +109,14 @@ def test_a_wide_beam_finds_the_best_of_all_targets(length_penalty):
             np.testing.assert_allclose(value, expected.max(), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_more_beams_than_targets_show_by_their_scores(model):
     # One step: five tokens are possible, padding is not.
     _, scores = beam_search(model, SOURCE, beam_size=7, max_new_tokens=1)
     assert (scores[:, :5] > -100).all() and (scores[:, 5:] < -1e8).all()
 
 
+@pytest.mark.slow
 def test_scores_belong_to_the_targets_and_descend(model):
     token_ids, scores = beam_search(model, SOURCE, beam_size=4, length_penalty=0.6)
     assert (np.diff(scores, axis=1) <= 0).all()
@@ -141,6 +143,7 @@ def test_a_beam_finds_a_likelier_target_than_greedy_decoding(model):
     assert (four >= one - 1e-5).all() and (four > one + 1e-3).any()
 
 
+@pytest.mark.slow
 def test_a_larger_penalty_gives_no_shorter_targets(model):
     def length(penalty):
         token_ids, _ = beam_search(model, SOURCE, beam_size=5, length_penalty=penalty)
@@ -309,6 +312,7 @@ def test_ids_beyond_the_vocabulary_are_never_chosen():
     assert expected != greedy_texts(model, PROMPTS, 8)
 
 
+@pytest.mark.slow
 def test_a_model_that_prefers_padding_chooses_none():
     model = random_gpt(3, tie_embeddings=False)
     # The last hidden states point where the logit of padding is largest.

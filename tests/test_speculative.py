@@ -238,6 +238,7 @@ def acceptance(model, draft, seed):
     return speculative_generate(model, draft, PROMPT, 37, seed=seed, return_acceptance=True)[1]
 
 
+@pytest.mark.slow
 def test_the_seed_gives_the_same_text_and_another_seed_another():
     first, same, other = (
         speculative_generate(*model_and_draft(), PROMPT, 30, seed=seed).tolist()

@@ -150,6 +150,7 @@ def test_without_a_target_the_translators_own_words_are_aligned(translator):
 # Files
 
 
+@pytest.mark.slow
 def test_a_saved_translator_gives_the_same_translations(translator, tmp_path):
     translator.save(tmp_path / "new" / "folder")
     loaded = Translator.load(tmp_path / "new" / "folder")
