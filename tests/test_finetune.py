@@ -491,6 +491,9 @@ def test_each_method_learns_labels_and_is_loaded_again(method, base, tmp_path, c
     tuned, report = finetune("classify", data, out, base, settings)
     texts = ["good film fine day", "bad film poor day", "fine", "poor film"]
     assert load_finetuned(out).predict(texts) == tuned.predict(texts)
+    np.testing.assert_allclose(
+        load_finetuned(out).probabilities(texts), tuned.probabilities(texts), atol=1e-5
+    )
     losses = report["history"]["loss"]
     assert losses[-1] < 0.95 * losses[0] and report["history"]["accuracy"][-1] > 0.6
     assert 0 < report["trainable_share"] <= 1

@@ -305,7 +305,7 @@ def load_finetuned(folder, base=None):
         gpt, tokenizer = load_bundle(folder, "GPT")
     model = make_task_model(gpt, tokenizer, facts)
     if model is not gpt:
-        load_head(model.head, folder / HEAD)
+        load_head(model, folder / HEAD)
     return KINDS[facts["task"]](model, tokenizer, facts)
 
 
@@ -342,7 +342,7 @@ def save_finetuned(folder, model, tokenizer, facts, adapters=None):
     else:
         save_adapters(adapters, folder / ADAPTER)
     if model is not gpt:
-        arrays = {name: ops.convert_to_numpy(w) for name, w in head_weights(model.head).items()}
+        arrays = {name: ops.convert_to_numpy(w) for name, w in head_weights(model).items()}
         with replaced_file(folder / HEAD) as path:
             save_file(arrays, path)
     with replaced_file(folder / TASK) as path:  # last: with it the folder is whole
@@ -365,17 +365,19 @@ def read_task(folder):
         raise ValueError(f"folder must hold an undamaged {TASK}, got {str(path)!r}.") from error
 
 
-def head_weights(head):
-    """Map "kernel" and "bias" to the weights of a head."""
-    return {weight.path.rpartition("/")[2]: weight for weight in head.weights}
+def head_weights(model):
+    """Map "kernel", "bias" and, of a norm, "gamma" and "beta" to what stands on the GPT."""
+    own = {id(weight) for weight in model.gpt.weights}
+    weights = [weight for weight in model.weights if id(weight) not in own]
+    return {weight.path.rpartition("/")[2]: weight for weight in weights}
 
 
-def load_head(head, path):
-    """Fill a head; raise unless names, shapes and numbers are right."""
+def load_head(model, path):
+    """Fill what stands on a GPT; raise unless names, shapes and numbers are right."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    weights = head_weights(head)
+    weights = head_weights(model)
     try:
         arrays = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
