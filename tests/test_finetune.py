@@ -744,3 +744,13 @@ def test_ten_thousand_lines_need_no_new_program(tmp_path):
     rest = list(rows)
     assert before <= 3 and len(traces) == before and len(first + rest) == 10_000
     assert [row[0] for row in rest[:5]] == loaded.predict(lines[512:517])
+
+
+@pytest.mark.slow
+def test_a_base_of_characters_goes_on_with_a_text():
+    tokenizer = CharTokenizer.train("good film")
+    gpt = GPT(tokenizer.vocab_size, 16, num_layers=1, d_model=8, num_heads=2, pad_id=0)
+    facts = {"task": "lm", "buckets": [8], "batch_size": 2, "max_new_tokens": 4}
+    model = Writer(gpt, tokenizer, facts)
+    text = "good"
+    assert "".join(model.stream(text)).strip() == model.predict(text)

@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from tfgpt.bundle import load_bundle, read_config, replaced_file, save_bundle
-from tfgpt.data.chat import dialogue_parts, encode_parts, join_parts, prompt_parts
+from tfgpt.data.chat import dialogue_parts, encode_parts, prompt_parts
 from tfgpt.data.texts import DATA_FOLDER
 from tfgpt.generation import generate, stream
 from tfgpt.pretrained import load_gpt2
@@ -49,6 +49,7 @@ class FineTuned:
         self.model, self.tokenizer, self.facts = model, tokenizer, facts
         self.task, self.labels = facts["task"], facts.get("labels")
         self.gpt = getattr(model, "gpt", model)
+        self.end_id = getattr(tokenizer, "end_id", None)
         self.cut = 0  # texts that were longer than the context, so far
         longest = self.gpt.context_length
         self.buckets = sorted({*(size for size in facts["buckets"] if size < longest), longest})
@@ -164,16 +165,20 @@ class Writer(FineTuned):
     def predict_many(self, texts):
         """Return the answer to each prompt: list of str; always the likeliest tokens."""
         prompts = [self.prompt_ids(text) for text in texts]
-        answers = []
+        answers, new_tokens = [], self.facts["max_new_tokens"]
         size = rows_per_batch(len(prompts), self.facts["batch_size"])
         for some in batches(prompts, size):
             filled = some + [some[0]] * (size - len(some))
-            end_id = self.tokenizer.end_id
             rows = generate(
-                self.model, filled, self.facts["max_new_tokens"], temperature=0, stop_token=end_id
+                self.model,
+                filled,
+                self.facts["max_new_tokens"],
+                temperature=0,
+                stop_token=self.end_id,
             )
+            stops = [] if self.end_id is None else [self.end_id]
             for prompt, row in zip(some, rows, strict=False):
-                new = until_stop(np.asarray(row), len(prompt), [end_id])[len(prompt) :]
+                new = until_stop(np.asarray(row), len(prompt), stops)[len(prompt) :]
                 answers.append(self.tokenizer.decode(new).split(NEXT_USER)[0].strip())
         return answers
 
@@ -189,7 +194,7 @@ class Writer(FineTuned):
         """
         settings = {
             "temperature": 0,
-            "stop_token": self.tokenizer.end_id,
+            "stop_token": self.end_id,
             "stop_strings": [NEXT_USER],
             **settings,
         }
@@ -204,19 +209,17 @@ class Writer(FineTuned):
         """
         if isinstance(text, str):
             check_texts([text])
-        parts = self.parts(text)
-        token_ids = [*start_ids(self.tokenizer), *self.tokenizer.encode(join_parts(parts))]
-        if self.task == "chat":  # each earlier answer has its end
-            ids, _ = encode_parts(self.tokenizer, parts)
-            token_ids = [*start_ids(self.tokenizer), *ids]
+        if self.task == "lm":  # characters, too, which have no end token
+            token_ids = self.tokenizer.encode(text)
+        else:
+            token_ids, _ = encode_parts(self.tokenizer, self.parts(text))
+        token_ids = [*start_ids(self.tokenizer), *token_ids]
         room = self.gpt.context_length - self.facts["max_new_tokens"]
         self.cut += len(token_ids) > room
         return np.array(token_ids[-room:], "int32")
 
     def parts(self, text):
         """Return the parts of a prompt, up to where the answer begins."""
-        if self.task == "lm":
-            return [(text, False)]
         if self.task != "chat":
             return prompt_parts(self.task, text)
         messages = [{"role": "user", "content": text}] if isinstance(text, str) else list(text)

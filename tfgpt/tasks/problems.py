@@ -13,6 +13,7 @@ from tfgpt.bundle import replaced_file
 from tfgpt.data import load_text
 from tfgpt.data.chat import dialogue_parts, join_parts, prompt_parts
 from tfgpt.data.labelled import (
+    Labelled,
     load_answers,
     load_dialogues,
     load_labelled,
@@ -50,7 +51,16 @@ from tfgpt.tasks.reports import (
 )
 from tfgpt.validation import check_choice
 
-TASKS = ("classify", "tag", "qa", "summarise", "chat", "lm")
+# What reads the data of each task, and which columns can be chosen.
+READERS = {
+    "classify": (load_labelled, ("header", "label", "text")),
+    "tag": (load_tagged, ()),
+    "qa": (load_answers, ("answer", "header", "prompt")),
+    "summarise": (load_answers, ("answer", "header", "prompt")),
+    "chat": (load_dialogues, ("language",)),
+    "lm": (load_text, ()),
+}
+TASKS = tuple(READERS)
 MOST_ANSWERS = 200  # test examples whose answers are written and scored
 PREDICTIONS = "predictions.tsv"
 
@@ -69,21 +79,10 @@ def read_examples(task, data, columns=None):
     Raises:
         ValueError: if a column is given for a task that has none, or as the readers.
     """
-    columns = columns or {}
-    if task == "lm":
-        readers = load_text, set()
-    elif task == "classify":
-        readers = load_labelled, {"text", "label", "header"}
-    elif task == "tag":
-        readers = load_tagged, set()
-    elif task == "chat":
-        readers = load_dialogues, {"language"}
-    else:
-        readers = load_answers, {"prompt", "answer", "header"}
-    reader, known = readers
-    for name in columns:
-        check_choice(f"column argument for {task!r}", name, tuple(sorted(known)) or ("none",))
-    return reader(data, **columns)
+    reader, known = READERS[task]
+    for name in columns or {}:
+        check_choice(f"column argument for {task!r}", name, known or ("none",))
+    return reader(data, **(columns or {}))
 
 
 def make_problem(task, examples, seed=0, pooling="first-last"):
@@ -131,7 +130,6 @@ class Classification:
     parts: tuple
     pooling: str = "first-last"
     monitor = ("val_accuracy", "max")
-    main_score = "accuracy"
 
     def __post_init__(self):
         self.labels = sorted(set(self.parts[0].labels))
@@ -197,7 +195,6 @@ class Tagging(TokenProblem):
 
     parts: tuple
     monitor = ("val_masked_accuracy", "max")
-    main_score = "entity F1"
 
     def __post_init__(self):
         self.labels = names_of_tags(self.parts[0].labels)
@@ -235,7 +232,6 @@ class Answering(TokenProblem):
     task: str
     parts: tuple
     monitor = ("val_loss", "min")
-    main_score = "token F1"
 
     def facts(self, tokenizer):
         """Return how long an answer may become."""
@@ -286,8 +282,7 @@ class Answering(TokenProblem):
         if self.task != "chat":
             own = self.parts[2].take(range(len(test)))
             return answer_baselines(self.task, self.parts[0], own)
-        known = self.parts[0].take(range(len(training)))
-        known = type(known)([as_line(p) for p, _ in training], [a for _, a in training], [])
+        known = Labelled([as_line(p) for p, _ in training], [a for _, a in training], [])
         found = nearest_answers(known, [as_line(prompt) for prompt, _ in test])
         return {"answer of the nearest prompt": answer_scores([a for _, a in test], found)}
 
@@ -298,7 +293,6 @@ class Pretraining(TokenProblem):
 
     parts: tuple  # of str
     monitor = ("val_loss", "min")
-    main_score = "perplexity"
 
     def facts(self, tokenizer):
         """Return how much `predict` writes."""
