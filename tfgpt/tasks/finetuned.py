@@ -169,13 +169,7 @@ class Writer(FineTuned):
         size = rows_per_batch(len(prompts), self.facts["batch_size"])
         for some in batches(prompts, size):
             filled = some + [some[0]] * (size - len(some))
-            rows = generate(
-                self.model,
-                filled,
-                self.facts["max_new_tokens"],
-                temperature=0,
-                stop_token=self.end_id,
-            )
+            rows = generate(self.model, filled, new_tokens, temperature=0, stop_token=self.end_id)
             stops = [] if self.end_id is None else [self.end_id]
             for prompt, row in zip(some, rows, strict=False):
                 new = until_stop(np.asarray(row), len(prompt), stops)[len(prompt) :]
