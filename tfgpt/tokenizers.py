@@ -5,8 +5,10 @@ Tokenizers that `train` makes keep id 0 for padding, so that losses and masks ca
 
 import abc
 import functools
+import hashlib
 import json
 import re
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -395,6 +397,15 @@ class BPETokenizer(Tokenizer):
         encode = functools.partial(self.library_tokenizer.encode, add_special_tokens=False)
         return np.concatenate([np.array(encode(part).ids, dtype="int32") for part in parts])
 
+    def encode_batch(self, texts):
+        texts = [as_text(text) for text in texts]
+        parts = [list(text_parts(text)) if self.can_cut else [text] for text in texts]
+        flat = [part for some in parts for part in some]
+        # On all cores at once.
+        found = self.library_tokenizer.encode_batch_fast(flat, add_special_tokens=False)
+        rows = iter(np.array(encoding.ids, dtype="int32") for encoding in found)
+        return [np.concatenate([next(rows) for _ in some]) for some in parts]
+
     def decode(self, token_ids):
         token_ids = id_list(token_ids)
         for token_id in {min(token_ids), max(token_ids)} if token_ids else ():
@@ -497,6 +508,14 @@ def load_tokenizer(path):
         raise ValueError(f"path must be a saved tokenizer, got {str(path)!r}.") from error
     is_char = isinstance(content, dict) and content.get("type") == "CharTokenizer"
     return (CharTokenizer if is_char else BPETokenizer).load(path)
+
+
+def tokenizer_hash(tokenizer):
+    """Return a digest of the file that a tokenizer writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tokenizer.json"
+        tokenizer.save(path)
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def as_text(text):
