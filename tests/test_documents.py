@@ -523,6 +523,10 @@ def test_without_pyarrow_the_error_says_what_to_install(tmp_path):
 # Memory
 
 
+def open_for_writing(path):
+    return gzip.open(path, "wb", 1) if path.suffix == ".gz" else path.open("wb")
+
+
 def peak_of_reading(path, **options):
     """Return the number of characters of a file and the most bytes that Python held."""
     tracemalloc.start()
@@ -539,7 +543,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path, name):
     row = {"jsonl": json.dumps({"text": text}) + "\n", "csv": f'"{text}"\n'}
     block = row.get(name.split(".")[1], text).encode()
     path = tmp_path / name
-    with (gzip.open if name.endswith(".gz") else open)(path, "wb") as file:
+    with open_for_writing(path) as file:
         file.write(b"text\n" if name == "a.csv" else b"")
         for _ in range(2**10):
             file.write(block)
@@ -552,7 +556,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path, name):
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv", "a.json", "a.txt.gz"])
 def test_a_record_without_end_is_refused_before_it_fills_the_memory(tmp_path, name):
     path = tmp_path / name
-    with (gzip.open if name.endswith(".gz") else open)(path, "wb") as file:
+    with open_for_writing(path) as file:
         file.write(b'text\n"' if name == "a.csv" else b"")
         for _ in range(2 * LONGEST // 2**20):
             file.write(b"x" * 2**20)

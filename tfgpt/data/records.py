@@ -60,12 +60,12 @@ def missing_key(field, names, place):
     )
 
 
-def check_length(length, place):
+def check_length(length, *place):
     """Raise if a record is so long that it would fill the memory."""
     if length > LONGEST:
         raise ValueError(
-            f"corpus must have records of at most {LONGEST:,} characters, got more on {place}: "
-            "cut it, or leave it out."
+            f"corpus must have records of at most {LONGEST:,} characters, got more on "
+            f"{' '.join(map(str, place))}: cut it, or leave it out."
         )
 
 
@@ -91,12 +91,13 @@ def read_lines(path, encoding):
     number, length, parts = 1, 0, []
     for chunk in read_text(path, encoding):
         *ended, rest = chunk.split("\n")
-        for line in ended:
-            yield "".join([*parts, line])
-            number, length, parts = number + 1, 0, []
+        if ended:
+            ended[0] = "".join([*parts, ended[0]])
+            yield from ended
+            number, length, parts = number + len(ended), 0, []
         parts.append(rest)
         length += len(rest)
-        check_length(length, f"line {number} of {str(path)!r}")
+        check_length(length, "line", number, "of", path)
     if length:
         yield "".join(parts)
 
@@ -135,7 +136,7 @@ def read_rows(path, encoding, delimiter):
         nonlocal length
         for number, line in enumerate(read_lines(path, encoding), start=1):
             length += len(line)
-            check_length(length, f"the row that reaches line {number} of {str(path)!r}")
+            check_length(length, "the row that reaches line", number, "of", path)
             yield f"{line}\n"
 
     reader = csv.reader(lines(), delimiter=delimiter, strict=True)
