@@ -274,6 +274,6 @@ def newest_place(folder):
     for step, path in reversed(found):
         try:
             return step, int(json.loads(path.read_text(encoding="utf-8"))["place"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
     return 0, 0

@@ -190,7 +190,7 @@ def read_details(folder, rows):
             found[content["step"]] = {
                 name: value for name, value in content.items() if name not in HISTORY_COLUMNS
             }
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass  # the details are read by people; a training does not need them
     return [found.get(row["step"], {}) for row in rows]
 

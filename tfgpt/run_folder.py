@@ -23,7 +23,7 @@ def read_run(folder):
     try:
         content = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
         return content if isinstance(content.get("run"), dict) else None
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return None
 
 

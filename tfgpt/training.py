@@ -610,7 +610,7 @@ def train(
         try:
             ended = run.step >= steps
             while not ended:
-                batch = next(batches.iterator, None)
+                batch = batches.take()
                 if batch is not None:
                     with delayed_interrupt():
                         result = step(batch)

@@ -54,7 +54,7 @@ class Corpus:
                 training, held_out = split_tails(training, self.document_ends(), share)
         except FileNotFoundError:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(
                 f"folder must hold an undamaged corpus, got {str(folder)!r}: {error}. Remove the "
                 "folder: it is made again from the texts."

@@ -27,6 +27,7 @@ class Batches:
         self.is_tf_data = isinstance(dataset, tf.data.Dataset)
         self.is_sequence = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
         self.start_step, self.start_place = 0, 0
+        self.pending = None  # a batch that was looked at
         self.iterator = self.start(0)
 
     def start(self, place):
@@ -55,13 +56,19 @@ class Batches:
                 return
 
     def first(self):
-        """Return the first batch, or None if that would use it up."""
+        """Return the first batch, which `take` will return too; None if it would be used up."""
         if not self.is_tf_data and hasattr(self.dataset, "__next__"):
             return None
-        batch = next(Batches(self.dataset).iterator, None)
-        if batch is None:
+        # From the iterator itself: another one would change the order of a shuffle.
+        self.pending = next(self.iterator, None)
+        if self.pending is None:
             raise ValueError("dataset must yield at least one batch.")
-        return batch
+        return self.pending
+
+    def take(self):
+        """Return the next batch, or None at the end."""
+        batch, self.pending = self.pending, None
+        return next(self.iterator, None) if batch is None else batch
 
     def place_at(self, step):
         """Return the place after so many steps."""
@@ -83,6 +90,7 @@ class Batches:
         import tensorflow as tf
 
         self.stay(step, place)
+        self.pending = None
         if path is not None and self.is_tf_data:
             tf.train.Checkpoint(iterator=self.iterator).read(str(path)).assert_consumed()
             return

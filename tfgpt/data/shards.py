@@ -181,7 +181,7 @@ def read_state(folder):
         state = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
         print(f"Going on with the encoding in {folder}, behind {state['text_bytes']:,} bytes.")
         return state
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {"pieces": 0, "text_bytes": 0, "name": "training", "parts": {}}
 
 

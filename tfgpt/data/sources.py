@@ -3,13 +3,12 @@
 import json
 
 from tfgpt.bundle import digest_of, replaced_file
+from tfgpt.data.files import RECORDS, form_of
 
 
 def has_rows(files):
     """Say whether a file has many documents: one per line or row."""
-    names = [file.name.lower().removesuffix(".gz").removesuffix(".zst") for file in files]
-    rows = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
-    return any(name.endswith(rows) for name in names) or any(file.is_dir() for file in files)
+    return any(file.is_dir() or form_of(file)[0] in (*RECORDS, ".parquet") for file in files)
 
 
 def content_hashes(files, table):
@@ -21,7 +20,7 @@ def content_hashes(files, table):
     """
     try:
         known = json.loads(table.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         known = {}
     hashes = []
     for path in [inner for file in files for inner in files_in(file)]:

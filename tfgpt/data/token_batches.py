@@ -82,8 +82,8 @@ class TokenBatches(keras.utils.PyDataset):
         # One context is left over, so that each pass can begin at an offset of its own.
         self.examples = max((len(tokens) - context_length) // context_length, 1)
         self.offsets = min(context_length, len(tokens) - self.examples * context_length)
-        self.fingerprint = f"{name or first_hash(tokens)}-{len(tokens)}-{context_length}-{seed}"
-        self.epoch = 0
+        self.fingerprint = f"{name or sample_hash(tokens)}-{len(tokens)}-{context_length}-{seed}"
+        self.first = 0  # example number of the first batch of the pass that `fit` is in
 
     def __len__(self):
         """Return the batches of one pass, the last one filled from the next pass."""
@@ -91,11 +91,11 @@ class TokenBatches(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         """Return batch number `index` of the pass that `fit` is in."""
-        return self.read((self.epoch * len(self) + index) * self.batch_size)
+        return self.read(self.first + index * self.batch_size)
 
     def on_epoch_end(self):
         """Go to the next pass, when `fit` says so."""
-        self.epoch += 1
+        self.first += len(self) * self.batch_size
 
     def batches_from(self, place):
         """Yield (inputs, targets), int32 (B, T) each, from example number `place` on."""
@@ -157,9 +157,12 @@ def keys_of(seed):
     return np.random.SeedSequence(seed).generate_state(5, "uint64")
 
 
-def first_hash(tokens):
-    """Return a digest of the first thousand ids."""
-    return hashlib.sha256(np.asarray(tokens[:1000], "int32").tobytes()).hexdigest()[:16]
+def sample_hash(tokens):
+    """Return a digest of a thousand ids at the beginning, in the middle and at the end."""
+    digest = hashlib.sha256()
+    for start in (0, len(tokens) // 2, max(len(tokens) - 1000, 0)):
+        digest.update(np.asarray(tokens[start : start + 1000], "int32").tobytes())
+    return digest.hexdigest()[:16]
 
 
 def held_out_batches(tokens, context_length, batch_size, most_batches, ignored_id=0):

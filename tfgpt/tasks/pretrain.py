@@ -14,7 +14,8 @@ from tfgpt.data.corpus import prepare_corpus
 from tfgpt.data.sources import size_of
 from tfgpt.data.token_batches import TokenBatches, Tokens, held_out_batches
 from tfgpt.gpt import GPT
-from tfgpt.plotting import plot_history
+from tfgpt.plotting import plot_history, plot_rates
+from tfgpt.rate_finder import find_learning_rate
 from tfgpt.run_folder import holds_run, set_aside
 from tfgpt.schedules import RATES, make_optimizer, make_schedule
 from tfgpt.tasks.demo import sample_start
@@ -61,6 +62,37 @@ def pretrain(given, out, *, resume=False, dry_run=False, corpora=None):
     for warning in job.warnings():
         print(f"Note: {warning}")
     return job.train()
+
+
+def find_rate(given, out, corpora=None):
+    """Look for a learning rate with the settings of a training; draw rate.png into `out`.
+
+    Args:
+        given, out, corpora: as for `pretrain`.
+
+    Returns:
+        RateSearch.
+
+    Raises:
+        as `pretrain`.
+    """
+    out = Path(out)
+    settings = TrainSettings(**{"steps": 1000, **given})
+    job = Job(settings, out, Path(corpora or out.parent / "corpora"), resume=False)
+    settings = job.settings
+    high = 30 * RATES[settings.optimizer]
+    found = find_learning_rate(
+        *(job.make_model(settings), job.batches(settings)),
+        make_optimizer(settings.optimizer, high, settings.weight_decay),
+        low=high / 3000,
+        high=high,
+        steps=150,
+        **step_options(settings, job),
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    plot_rates(found.rates, found.losses, found.best, save=out / "rate.png")
+    print(f"--learning-rate {found.best:.2g} is a rate to begin with; see {out / 'rate.png'}.")
+    return found
 
 
 class Job:

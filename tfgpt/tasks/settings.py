@@ -1,7 +1,8 @@
 """The settings of `tfgpt train`: defaults, presets, a TOML file, `--set key=value`.
 
 One table says name, type, default and meaning of each; the command line, the file and the
-record of a run are made from it.
+record of a run are made from it. The help of the command reads it too, so this module needs
+the standard library only until values are checked.
 """
 
 import json
@@ -9,20 +10,17 @@ import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from tfgpt.bundle import replaced_file
-from tfgpt.pretrained.gpt2 import SIZES
-from tfgpt.schedules import OPTIMIZERS, SCHEDULES
-from tfgpt.validation import check_choice, check_integer, check_positive
-
 FILE = "config.toml"
+LENGTHS = ("steps", "tokens", "minutes")  # of a training: one of them
 # (layers, width, heads, context) of a preset.
 PRESETS = {
     "tiny": (4, 96, 4, 128),
     "small": (6, 192, 6, 256),
     "base": (6, 384, 6, 256),
-} | {
-    name: tuple(size[key] for key in ("num_layers", "d_model", "num_heads", "context_length"))
-    for name, size in SIZES.items()
+    "gpt2": (12, 768, 12, 1024),
+    "gpt2-medium": (24, 1024, 16, 1024),
+    "gpt2-large": (36, 1280, 20, 1024),
+    "gpt2-xl": (48, 1600, 25, 1024),
 }
 
 
@@ -62,9 +60,9 @@ class TrainSettings:
     minutes: float | None = setting(None, "length of the training in minutes on this machine")
     batch_size: int = setting(16, "texts per step")
     accumulate: int = setting(1, "parts in which a batch is computed, to save memory")
-    optimizer: str = setting("muon", ", ".join(OPTIMIZERS))
+    optimizer: str = setting("muon", "muon, adamw, lion or sgd")
     learning_rate: float | None = setting(None, "the highest; by default of the optimizer")
-    schedule: str = setting("linear", ", ".join(SCHEDULES))
+    schedule: str = setting("linear", "linear, cosine, constant, stable-decay or inverse-root")
     warmup_steps: int = setting(100, "steps until the highest rate")
     weight_decay: float = setting(0.1, "of matrices, not of biases and norms")
     clip_norm: float = setting(1.0, "the largest norm of a gradient")
@@ -87,6 +85,9 @@ class TrainSettings:
     on_write_error: str = setting("stop", "when the disk is full: stop or continue")
 
     def __post_init__(self):
+        from tfgpt.schedules import OPTIMIZERS, SCHEDULES
+        from tfgpt.validation import check_choice, check_integer, check_positive
+
         for entry in fields(self):
             value = checked_type(entry.name, getattr(self, entry.name), entry.type)
             object.__setattr__(self, entry.name, value)
@@ -102,7 +103,7 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be > 0, got {value!r}.")
-        lengths = [name for name in ("steps", "tokens", "minutes") if getattr(self, name)]
+        lengths = [name for name in LENGTHS if getattr(self, name)]
         if len(lengths) > 1:
             raise ValueError(f"the length must be given once, got {' and '.join(lengths)}.")
 
@@ -115,7 +116,7 @@ class TrainSettings:
 
 def checked_type(name, value, kind):
     """Return a value as the type of its field; raise if it has another one."""
-    kinds = [part.strip() for part in str(kind).split("|")]
+    kinds = [part.strip() for part in getattr(kind, "__name__", str(kind)).split("|")]
     if value is None and "None" in kinds:
         return None
     if kinds[0].startswith("tuple"):
@@ -191,6 +192,8 @@ def write_settings(path, settings):
         path: file.
         settings: TrainSettings.
     """
+    from tfgpt.bundle import replaced_file
+
     lines = ["# Repeat this run: tfgpt train --config FILE --out FOLDER"]
     for entry in fields(settings):
         value = getattr(settings, entry.name)
