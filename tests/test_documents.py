@@ -222,7 +222,10 @@ def gpt2():
 
 
 @pytest.mark.parametrize("kind", ["bpe", "gpt2"])
-@pytest.mark.parametrize("text", ["english", "spaces", "chinese"])
+@pytest.mark.parametrize(
+    "text",
+    ["english", *[pytest.param(name, marks=pytest.mark.slow) for name in ("spaces", "chinese")]],
+)
 def test_the_ids_of_the_pieces_are_the_ids_of_the_document(request, tmp_path, kind, text):
     tokenizer = request.getfixturevalue(kind)
     shakespeare = data.load_text("shakespeare")[:40_000]
@@ -540,15 +543,16 @@ def peak_of_reading(path, **options):
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv", "a.txt.gz"])
 def test_memory_does_not_grow_with_the_file(tmp_path, name):
     text = data.load_text("shakespeare")[: 2**16].replace('"', "'")
+    blocks = 2**8 if name == "a.csv" else 2**10  # 16 or 64 MiB; tracemalloc slows csv
     row = {"jsonl": json.dumps({"text": text}) + "\n", "csv": f'"{text}"\n'}
     block = row.get(name.split(".")[1], text).encode()
     path = tmp_path / name
     with open_for_writing(path) as file:
         file.write(b"text\n" if name == "a.csv" else b"")
-        for _ in range(2**10):
+        for _ in range(blocks):
             file.write(block)
     count, peak = peak_of_reading(path)
-    assert count == 2**26
+    assert count == len(text) * blocks
     assert peak < 6 * 2**20
 
 

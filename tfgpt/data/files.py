@@ -68,21 +68,12 @@ def files_of(item):
 
 def files_below(folder):
     """List the readable files of a folder and those below it; print what is left out."""
-    found, skipped, seen = [], Counter(), set()
-    for place, folders, names in os.walk(folder, onerror=fail, followlinks=True):
-        place = Path(place)
-        if place.resolve() in seen or is_dataset(place):
-            found += [] if place.resolve() in seen else [place]
-            folders.clear()
-            continue
-        seen.add(place.resolve())  # a link may lead back to where it lies
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            path = place / name
-            if is_readable(path):
-                found.append(path)
-            elif not name.startswith("."):
-                skipped[path.suffix or "no suffix"] += 1
+    found, skipped = [], Counter()
+    for path in walk(folder):
+        if is_readable(path):
+            found.append(path)
+        else:
+            skipped[path.suffix or "no suffix"] += 1
     kinds = ", ".join(f"{suffix} ({count})" for suffix, count in skipped.most_common(8))
     if not found:
         raise ValueError(
@@ -94,6 +85,23 @@ def files_below(folder):
     return sorted(found)
 
 
+def walk(folder):
+    """Yield the files and saved datasets of a folder and those below it, but hidden ones."""
+    seen = set()
+    for name, folders, files in os.walk(folder, onerror=fail, followlinks=True):
+        place = Path(name)
+        if is_dataset(place):
+            yield place
+        if is_dataset(place) or place.resolve() in seen:
+            folders.clear()
+            continue
+        seen.add(place.resolve())  # a link may lead back to where it lies
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        # The file that names the parts of a saved dataset is no text.
+        files = [name for name in files if name != "dataset_dict.json"]
+        yield from (place / name for name in files if not name.startswith("."))
+
+
 def fail(error):
     """Raise what os.walk would hide: a folder that may not be read."""
     raise error
@@ -101,10 +109,9 @@ def fail(error):
 
 def is_readable(path):
     """Tell whether a file in a folder belongs to a corpus."""
-    if path.name.startswith(".") or path.name == "dataset_dict.json" or not path.is_file():
-        return False
     form, packing = form_of(path)
-    return form in PLAIN + RECORDS or (form == ".parquet" and not packing)
+    is_known = form in PLAIN + RECORDS or (form == ".parquet" and not packing)
+    return is_dataset(path) or (is_known and path.is_file())
 
 
 def is_dataset(path):
