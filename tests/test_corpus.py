@@ -146,36 +146,44 @@ def test_fit_reads_every_example_of_a_pass_and_goes_on_in_the_next():
     assert history.history["loss"][-1] < history.history["loss"][0]
 
 
-def test_few_documents_are_held_out_at_their_ends(tmp_path):
+def documents_in(tokens, tokenizer):
+    """List the texts between end tokens."""
+    ids = np.array(tokens_of(tokens))
+    cuts = np.flatnonzero(ids == tokenizer.end_id) + 1
+    return [tokenizer.decode(row) for row in np.split(ids, cuts)[:-1]]
+
+
+def test_a_few_long_documents_are_held_out_at_their_ends(tmp_path):
     tokenizer = CharTokenizer.train("".join(POEMS))
     files = write_folder(tmp_path / "texts", POEMS)
-    corpus = prepare_corpus(files, tokenizer, tmp_path / "corpora", held_out=0.25)
-    training, held_out, expected = [], [], ([], [])
-    for poem in POEMS:
-        ids = [*tokenizer.encode(poem), *tokenizer.encode("\n\n")]
-        cut = len(ids) - round(len(ids) * 0.25)
-        expected[0].extend(ids[:cut])
-        expected[1].extend(ids[cut:])
-    training, held_out = tokens_of(corpus.training), tokens_of(corpus.held_out)
-    assert (training, held_out) == expected
+    corpus = prepare_corpus(files, tokenizer, tmp_path / "corpora", held_out=0.1)
+    rows = [[*tokenizer.encode(poem), *tokenizer.encode("\n\n")] for poem in POEMS]
+    cuts = [len(row) - round(len(row) * 0.1) for row in rows]
+    expected = [sorted(row[:cut] for row, cut in zip(rows, cuts, strict=True))]
+    expected.append(sorted(row[cut:] for row, cut in zip(rows, cuts, strict=True)))
+    for part, pieces in zip((corpus.training, corpus.held_out), expected, strict=True):
+        assert sorted(segment.tolist() for segment in part.segments) == pieces
     assert corpus.documents == 3 and corpus.text_bytes == len("".join(POEMS).encode())
 
 
-def test_many_documents_are_held_out_whole_and_copies_stay_together(tmp_path):
-    texts = [f"text number {number % 60}. " * 3 for number in range(120)]
-    tokenizer = BPETokenizer.train(texts, 300)
-    files = write_folder(tmp_path / "texts", texts)
-    corpus = prepare_corpus(files, tokenizer, tmp_path / "corpora", held_out=0.3)
-    parts = [tokens_of(part) for part in (corpus.training, corpus.held_out)]
-    found = []
-    for part in parts:
-        cuts = [i + 1 for i, token in enumerate(part) if token == tokenizer.end_id]
-        rows = np.split(np.array(part), cuts)[:-1]
-        found.append([tokenizer.decode(row) for row in rows])
+@pytest.mark.parametrize("count", [120, 1500])
+def test_many_documents_are_held_out_whole_and_copies_stay_together(tmp_path, count):
+    texts = [f"text number {number % (count // 2)}. " * 3 for number in range(count)]
+    tokenizer = BPETokenizer.train(texts[:60], 300)
+    path = tmp_path / "texts.txt"
+    path.write_text("<next>".join(texts), encoding="utf-8")
+    options = {"held_out": 0.2, "separator": "<next>"}
+    corpus = prepare_corpus([path], tokenizer, tmp_path / "corpora", **options)
+    found = [documents_in(part, tokenizer) for part in (corpus.training, corpus.held_out)]
     assert sorted(found[0] + found[1]) == sorted(texts)
-    assert not set(found[0]) & set(found[1]) and 10 < len(found[1]) < 70
-    ends = corpus.document_ends()
-    assert len(ends) == len(found[0]) and parts[0][int(ends[0]) - 1] == tokenizer.end_id
+    assert not set(found[0]) & set(found[1]) and corpus.documents == count
+    assert 0.15 < len(corpus.held_out) / (len(corpus.training) + len(corpus.held_out)) < 0.25
+    ends = corpus.ends("training")
+    assert (corpus.open_part(corpus_part(corpus))[int(ends[0]) - 1 :][:1] == 2).all()
+
+
+def corpus_part(corpus):
+    return json.loads((corpus.folder / "corpus.json").read_text())["parts"]["training"]
 
 
 def test_the_second_time_nothing_is_encoded_and_a_changed_file_is_noticed(tmp_path, capsys):

@@ -7,19 +7,20 @@ tokenizer and how the texts are read. A kill while they are made loses a minute 
 import hashlib
 import json
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from tfgpt.bundle import digest_of
-from tfgpt.data.shards import MANIFEST, encode_corpus
-from tfgpt.data.sources import content_hashes, has_rows
+from tfgpt.data.shards import MANIFEST, PARTS, encode_corpus
+from tfgpt.data.sources import content_hashes
 from tfgpt.data.token_batches import Tokens
 from tfgpt.run_folder import RunLock
 from tfgpt.tokenizers import tokenizer_hash
 
 FORMAT = 1  # of the files; another number, another folder
-FEW_DOCUMENTS = 20  # fewer are split each, not held out whole
+FEW_DOCUMENTS = 1000  # of fewer a hash alone would hold out too much or too little
 
 
 class Corpus:
@@ -49,9 +50,11 @@ class Corpus:
             self.key, share = content["key"], float(content["held_out"])
             self.text_bytes = int(content["text_bytes"])
             self.documents = sum(part["documents"] for part in parts.values())
-            training, held_out = (self.open_part(parts[name]) for name in ("training", "held_out"))
-            if not parts["held_out"]["documents"]:
-                training, held_out = split_tails(training, self.document_ends(), share)
+            found = [(self.open_part(parts[name]), self.ends(name)) for name in PARTS]
+            few = self.documents < FEW_DOCUMENTS
+            self.training, self.held_out = (
+                split_few(found, share) if few else (tokens for tokens, _ in found)
+            )
         except FileNotFoundError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -59,7 +62,6 @@ class Corpus:
                 f"folder must hold an undamaged corpus, got {str(folder)!r}: {error}. Remove the "
                 "folder: it is made again from the texts."
             ) from error
-        self.training, self.held_out = training, held_out
 
     def open_part(self, part):
         """Map the files of a part into memory; raise if one has other bytes than were written."""
@@ -71,39 +73,58 @@ class Corpus:
             segments.append(np.memmap(path, self.dtype, mode="r"))
         return Tokens(segments)
 
-    def document_ends(self):
-        """Return where the documents of the training part end: int64 array."""
-        return np.fromfile(self.folder / "training-documents.bin", "int64")
+    def ends(self, name):
+        """Return where the documents of a part end in its files: int64 array."""
+        return np.fromfile(self.folder / f"{name}-documents.bin", "int64")
 
 
-def split_tails(tokens, ends, share):
-    """Hold out the last part of each document, where there are few documents.
+def split_few(parts, share):
+    """Split few documents: whole ones if that comes near the share, else the end of each.
 
     Args:
-        tokens: Tokens.
-        ends: int array, where the documents end.
-        share: float in (0, 1).
+        parts: list of (Tokens, int array where its documents end).
+        share: float in (0, 1), what is held out.
 
     Returns:
         training and held-out Tokens.
     """
-    starts = np.concatenate([[0], ends[:-1]])
-    cuts = ends - np.round((ends - starts) * share).astype("int64")
+    documents = [
+        (tokens, start, stop)
+        for tokens, ends in parts
+        for start, stop in pairwise([0, *ends.tolist()])
+    ]
+    budget = share * sum(stop - start for _, start, stop in documents)
+    groups = {}  # copies of a text stay together
+    for number, (tokens, start, stop) in enumerate(documents):
+        beginning = tokens[start : min(start + 1000, stop)]
+        groups.setdefault(hashlib.sha256(beginning.tobytes()).digest(), []).append(number)
+    chosen, size = set(), 0
+    for _, numbers in sorted(groups.items()):
+        more = sum(documents[number][2] - documents[number][1] for number in numbers)
+        if size + more <= 1.2 * budget:
+            chosen.update(numbers)
+            size += more
+    if size >= 0.8 * budget:
+        kept = [document for number, document in enumerate(documents) if number not in chosen]
+        return joined(kept), joined(documents[number] for number in sorted(chosen))
+    cuts = [stop - round((stop - start) * share) for _, start, stop in documents]
+    heads = [(t, start, cut) for (t, start, _), cut in zip(documents, cuts, strict=True)]
+    tails = [(t, cut, stop) for (t, _, stop), cut in zip(documents, cuts, strict=True)]
+    return joined(heads), joined(tails)
 
-    def pieces(begins, stops):
-        ranges = zip(begins.tolist(), stops.tolist(), strict=True)
-        return Tokens([piece for start, stop in ranges for piece in mapped(tokens, start, stop)])
 
-    return pieces(starts, cuts), pieces(cuts, ends)
+def joined(ranges):
+    """Make one row of tokens from ranges of others, without reading them."""
+    return Tokens([piece for tokens, a, b in ranges for piece in mapped(tokens, a, b)])
 
 
 def mapped(tokens, start, stop):
-    """Yield the parts of files that hold a range, without reading them."""
+    """Yield the parts of files that hold a range."""
     begin = 0
-    for segment, end in zip(tokens.segments, tokens.ends, strict=True):
+    for segment, end in zip(tokens.segments, tokens.ends.tolist(), strict=True):
         if begin < stop and end > start:
             yield segment[max(start - begin, 0) : stop - begin]
-        begin = int(end)
+        begin = end
 
 
 def prepare_corpus(
@@ -112,9 +133,9 @@ def prepare_corpus(
     """Encode texts once, into files that are mapped into memory; find them again if they are there.
 
     Memory does not grow with the texts. A document ends with the end token of the tokenizer,
-    or with an empty line for a CharTokenizer that has the line end. From twenty documents on,
-    whole documents are held out, chosen by a hash of their beginning, so that copies of one
-    text are on one side; of fewer documents, the last part of each.
+    or with an empty line for a CharTokenizer that has the line end. Whole documents are held
+    out, chosen by a hash of their beginning, so that copies of one text are on one side. Of a
+    few long documents the last part of each is held out.
 
     Args:
         files: list of paths, as `find_files` returns it.
@@ -136,7 +157,6 @@ def prepare_corpus(
     folder.mkdir(parents=True, exist_ok=True)
     reading = {"field": field, "encoding": encoding, "separator": separator}
     hashes = content_hashes(files, folder / "sources.json")
-    splits_whole = separator is not None or len(files) >= FEW_DOCUMENTS or has_rows(files)
     facts = {
         "format": FORMAT,
         "texts": hashes,
@@ -148,7 +168,7 @@ def prepare_corpus(
     own = folder / key
     with WaitingLock(own):
         if not (own / MANIFEST).exists():
-            encode_corpus(files, tokenizer, own, {**facts, "key": key}, splits_whole)
+            encode_corpus(files, tokenizer, own, {**facts, "key": key})
     return Corpus(own)
 
 

@@ -13,28 +13,27 @@ from tfgpt.data.documents import read_pieces
 from tfgpt.data.sources import size_of
 
 MANIFEST, PROGRESS = "corpus.json", "progress.json"
+PARTS = ("training", "held_out")
 SHARD_TOKENS = 2**26  # in one file
 BATCH_CHARACTERS = 2**23  # that are encoded at once
 SAVE_CHARACTERS = 2**26  # between two notes of how far it has come
 
 
-def encode_corpus(files, tokenizer, folder, facts, splits_whole):
+def encode_corpus(files, tokenizer, folder, facts):
     """Write the files of a corpus, from where an earlier process stopped; the manifest last."""
     dtype = np.dtype("uint16" if tokenizer.vocab_size <= 2**16 else "uint32")
     state = read_state(folder)
-    parts = {
-        name: Part(folder, name, dtype, state["parts"].get(name))
-        for name in ("training", "held_out")
-    }
+    parts = {name: Part(folder, name, dtype, state["parts"].get(name)) for name in PARTS}
     report = Report(sum(size_of(file) for file in files))
-    share = facts["held_out"] if splits_whole else 0
     end = document_end(tokenizer)
     noted = 0
     for batch in batches_of_pieces(files, facts["reading"], state["pieces"]):
         rows = tokenizer.encode_batch([piece.text for piece in batch])
         for piece, token_ids in zip(batch, rows, strict=True):
             if piece.begins:
-                state["name"] = "held_out" if is_chosen(piece.text, share) else "training"
+                state["name"] = (
+                    "held_out" if is_chosen(piece.text, facts["held_out"]) else "training"
+                )
             parts[state["name"]].add(np.concatenate([token_ids, end if piece.ends else []]))
             if piece.ends:
                 parts[state["name"]].end_document()

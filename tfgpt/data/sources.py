@@ -1,14 +1,8 @@
-"""The files that a corpus is made from: their content, size and kind."""
+"""The files that a corpus is made from: their content and size."""
 
 import json
 
 from tfgpt.bundle import digest_of, replaced_file
-from tfgpt.data.files import RECORDS, form_of
-
-
-def has_rows(files):
-    """Say whether a file has many documents: one per line or row."""
-    return any(file.is_dir() or form_of(file)[0] in (*RECORDS, ".parquet") for file in files)
 
 
 def content_hashes(files, table):
