@@ -185,7 +185,7 @@ def test_what_saves_memory_saves_it():
     assert memory_of(sizes, 4, remat=True)["activations"] < plain["activations"] / 5
     assert memory_of(sizes, 2)["activations"] * 2 == plain["activations"]
     half = memory_of(sizes, 4, precision="mixed_bfloat16")
-    assert half["activations"] * 2 == plain["activations"]
+    assert half["activations"] < plain["activations"] and half["gradients"] == plain["gradients"]
     assert memory_of(sizes, 4, optimizer="muon")["optimizer"] < plain["optimizer"]
 
 

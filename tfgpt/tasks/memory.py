@@ -10,13 +10,23 @@ PRECISIONS = {"float32": 4, "mixed_bfloat16": 2, "mixed_float16": 2}  # bytes of
 OPTIMIZERS = ("adamw", "muon")
 
 # How many wide, inner and scores tensors of each block, and how many logits (B, T, V), a step
-# holds. The backward pass of a compiled block ("parts") reads 8, 2 and 1: the normed input and
-# the output of two norms, query, key, value and their mean; the activation and its slope; the
-# attention weights. Formulas that are not compiled keep their steps too: 12, 4 and 2 (both norms
-# keep 4, GELU 4, softmax its weights before and after the mask). The rest are gradients on
-# their way, and holes in the arena of the CPU, counted by differences of measured peaks:
-# `python -m benchmarks.memory`.
-HELD = {"parts": (12, 4, 2, 3.5), False: (24, 5, 2, 7), True: (12, 4, 2, 4)}
+# holds, by what is compiled and the bytes of an activation. In float32 the backward pass of
+# compiled parts reads 8, 2 and 1: the normed input and the output of two norms, query, key,
+# value and their mean; the activation and its slope; the attention weights. Plain formulas
+# keep their steps too: 12, 4 and 2 (both norms keep 4, GELU 4, softmax its weights before and
+# after the mask). The rest are gradients on their way, float32 copies inside the compiled
+# parts, and holes in TensorFlow's arena on the CPU: counted by the differences between measured
+# peaks of models that differ in one size. `python -m benchmarks.memory` compares; from about
+# 250 MB on the estimate is within 10 % for "parts", in float32 and bfloat16, and for False in
+# float32. For the other two rows in 16 bits nothing was measured.
+HELD = {
+    ("parts", 4): (12, 4, 2, 3.5),
+    ("parts", 2): (18, 4, 4, 8),
+    (False, 4): (24, 5, 2, 7),
+    (False, 2): (24, 5, 4, 14),
+    (True, 4): (12, 4, 2, 4),
+    (True, 2): (12, 4, 4, 8),
+}
 
 
 def memory_of(
@@ -66,7 +76,7 @@ def memory_of(
     ways = shards * tensor * pipeline
     copies = working_bytes(sizes, precision, shards, tensor, pipeline)
     wide, inner, scores, logits = tensor_bytes(sizes, batch_size, precision, tensor)
-    held = HELD[jit_compile]
+    held = HELD[jit_compile, PRECISIONS[precision]]
     block = held[0] * wide + held[1] * inner + held[2] * scores
     blocks = sizes.num_layers * wide + block if remat else sizes.num_layers * block
     memory = {

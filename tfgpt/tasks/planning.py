@@ -357,7 +357,8 @@ def report(found):
     sizes, memory = found.sizes, found.memory
     total = sum(memory.values())
     steps = max(found.tokens // (found.batch_size * sizes.context_length), 1)
-    peak = found.num_devices * found.device.flops
+    device = found.device
+    peak = found.num_devices * device.flops
     cost = "no price known: give one" if found.dollars is None else f"about ${found.dollars:,.0f}"
     lines = [
         f"model         {sizes.name}: {sizes.num_layers} layers, {sizes.d_model:,} wide, "
@@ -369,8 +370,8 @@ def report(found):
         f"tokens        {found.tokens:,} ({found.tokens_rule})",
         f"batch         {found.batch_size:,} sequences = "
         f"{found.batch_size * sizes.context_length:,} tokens; {steps:,} steps",
-        f"devices       {found.num_devices} x {found.device_name}: {found.device.flops / 1e12:,.4g} "
-        f"TFLOP/s, {gigabytes(found.device.memory)} each",
+        f"devices       {found.num_devices} x {found.device_name}: {device.flops / 1e12:,.4g} "
+        f"TFLOP/s, {gigabytes(device.memory)} each",
         f"layout        {found.layout or 'does not fit'}",
     ]
     if found.layout:
@@ -378,9 +379,10 @@ def report(found):
     lines += ["memory of one device:"]
     lines += [f"  {name:12s}{gigabytes(memory[name]):>11s}  {WHY[name]}" for name in memory]
     lines += [
-        f"  {'total':12s}{gigabytes(total):>11s}  of {gigabytes(USABLE * found.device.memory)} "
+        f"  {'total':12s}{gigabytes(total):>11s}  of {gigabytes(USABLE * device.memory)} "
         f"usable ({USABLE:.0%})",
-        f"work          {found.flops:.3g} FLOPs = {found.flops / (1e15 * DAY):,.3g} petaflop/s-days",
+        f"work          {found.flops:.3g} FLOPs = {found.flops / (1e15 * DAY):,.3g} "
+        "petaflop/s-days",
         f"time          {duration(found.seconds)} = FLOPs / ({peak:.3g} FLOP/s x {found.mfu:.0%} "
         "MFU)",
         f"cost          {found.device_hours:,.0f} device hours, {cost}",
