@@ -5,6 +5,7 @@ Other callbacks work in `train(callbacks=...)` too: those of Keras, of W&B
 On the TensorFlow backend.
 """
 
+import importlib.util
 import io
 from pathlib import Path
 
@@ -101,6 +102,8 @@ class TensorBoardLog(EverySteps):
         """Open the file."""
         import tensorflow as tf
 
+        if importlib.util.find_spec("tensorboard") is None:
+            raise ImportError("TensorBoardLog needs tensorboard: pip install tfgpt[tensorboard].")
         self.writer = tf.summary.create_file_writer(self.folder)
 
     def act(self, step, logs):

@@ -20,13 +20,14 @@ from tfgpt.run_folder import holds_run, set_aside
 from tfgpt.schedules import RATES, make_optimizer, make_schedule
 from tfgpt.tasks.demo import sample_start
 from tfgpt.tasks.language_model import LanguageModel
-from tfgpt.tasks.settings import FILE, TrainSettings, read_settings, write_settings
+from tfgpt.tasks.settings import COMPILED, FILE, TrainSettings, read_settings, write_settings
 from tfgpt.tokenizers import BPETokenizer, CharTokenizer, load_tokenizer
 from tfgpt.training import make_train_step, set_seed, train
 
 TOKENIZER_CHARACTERS = 2**25  # of the corpus, that byte pairs are learned from
 MANY_PASSES = 20  # over a text: from here on it is learned by heart
 DEFAULT_MINUTES = 5.0
+SMALL_WIDTH = 128  # up to it XLA for the whole step is faster in float32
 
 
 def pretrain(given, out, *, resume=False, dry_run=False, corpora=None):
@@ -336,7 +337,11 @@ def optimizer_of(settings):
 
 def step_options(settings, job):
     """Return what `make_train_step` is told beside model and optimizer."""
-    options = {"pad_id": job.ignored_id(), "clip_norm": settings.clip_norm}
+    options = {
+        "pad_id": job.ignored_id(),
+        "clip_norm": settings.clip_norm,
+        "jit_compile": COMPILED[settings.compile],
+    }
     if settings.precision != "float32":
         options["mixed_precision"] = settings.precision
     if settings.accumulate > 1:
@@ -373,7 +378,13 @@ def decided(settings, files, tokenizer, start):
         vocab_size=tokenizer.vocab_size,
         held_out=held_out if settings.held_out is None else settings.held_out,
         learning_rate=settings.learning_rate or rate_of(settings),
+        compile=settings.compile or compiled_part(width, settings.precision),
     )
+
+
+def compiled_part(width, precision):
+    """Return what XLA should compile: all of a small model in float32, else the parts."""
+    return "whole" if width <= SMALL_WIDTH and precision == "float32" else "parts"
 
 
 def rate_of(settings):

@@ -12,6 +12,8 @@ from pathlib import Path
 
 FILE = "config.toml"
 LENGTHS = ("steps", "tokens", "minutes")  # of a training: one of them
+# What `make_train_step` calls it.
+COMPILED = {"parts": "parts", "whole": True, "none": False}
 # (layers, width, heads, context) of a preset.
 PRESETS = {
     "tiny": (4, 96, 4, 128),
@@ -68,6 +70,7 @@ class TrainSettings:
     clip_norm: float = setting(1.0, "the largest norm of a gradient")
     ema: float | None = setting(None, "how slowly moving averages of the weights move: 0.999")
     precision: str = setting("float32", "float32, bfloat16 or float16")
+    compile: str | None = setting(None, "what XLA compiles: parts, whole or none; by the size")
     seed: int = setting(0, "of weights, batches and samples")
     log_every: int = setting(10, "steps between rows of the history")
     validate_every: int = setting(250, "steps between validations")
@@ -95,6 +98,7 @@ class TrainSettings:
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
         check_choice("schedule", self.schedule, SCHEDULES)
         check_choice("precision", self.precision, ("float32", "bfloat16", "float16"))
+        check_choice("compile", self.compile, (None, *COMPILED))
         check_integer("seed", self.seed, minimum=0)
         for name in ("steps", "tokens", "batch_size", "context", "layers", "width", "heads"):
             if getattr(self, name) is not None:
