@@ -57,7 +57,9 @@ def first_step(model, x, y, distribution):
         logits, _ = model.stateless_call(weights, others, x)
         return tfgpt.MaskedLoss()(y, logits), logits
 
-    place = lambda a: jax.device_put(a, distribution.get_data_layout(a.shape).backend_layout)  # noqa: E731
+    def place(ids):
+        return jax.device_put(ids, distribution.get_data_layout(ids.shape).backend_layout)
+
     if distribution:
         x, y = jax.tree.map(place, (x, y))
     states = [
@@ -124,8 +126,7 @@ def compare(one, many):
 
 def split_of(model):
     """Describe the layouts: from the path without the model's name to the axes."""
-    spec = lambda v: list(v.value.sharding.spec)  # noqa: E731
-    return {v.path.split("/", 1)[1]: spec(v) for v in model.variables}
+    return {v.path.split("/", 1)[1]: list(v.value.sharding.spec) for v in model.variables}
 
 
 def message_of(function, *arguments, **settings):

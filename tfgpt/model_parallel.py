@@ -6,7 +6,8 @@ Shape letters: B batch, T length, D model width, V vocabulary.
 
 Several processes: call `keras.distribution.initialize` first, then use `parallel` or
 `keras.distribution.DataParallel` as in one process; `fit` takes a `tf.data.Dataset` of
-whole batches and gives each process its part.
+whole batches and gives each process its part. Weights that are split over processes must be
+gathered by all of them before one writes them (`jax.experimental.multihost_utils`).
 
 Pipeline parallel (each device holds other layers, parts of a batch pass through them in
 turn) is not offered: Keras has none, and JAX has only the pieces to write one by hand
