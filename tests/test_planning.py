@@ -11,8 +11,9 @@ import pytest
 from tfgpt import GPT
 from tfgpt.pretrained.gpt2 import SIZES
 from tfgpt.schedules import make_muon
+from tfgpt.tasks.accelerators import DEVICES
 from tfgpt.tasks.memory import memory_of, optimizer_bytes
-from tfgpt.tasks.planning import DEVICES, plan
+from tfgpt.tasks.planning import plan
 from tfgpt.tasks.sizes import PUBLISHED_SHAPES, Sizes, choose_sizes, parse_count
 
 SMALL = {"num_layers": 2, "d_model": 16, "num_heads": 4, "vocab_size": 50, "context_length": 8}
@@ -145,7 +146,9 @@ def test_layouts_become_less_simple_as_models_grow():
     kinds = [str(plan(*case).layout) for case in (("10M", "H100"), ("124M", "8xH100"))]
     assert kinds == ["one device", "data parallel x 8"]
     assert str(plan("6.7B", "64xH100", remat=True).layout) == "FSDP x 64"
-    assert "tensor parallel" in str(plan("175B", "1024xH100").layout)
+    # One sequence per device would be more than the batch of 2,048 has.
+    many = plan("175B", "4096xH100", tokens="300B", batch_tokens=2048 * 2048, remat=True)
+    assert str(many.layout) == "FSDP x 2048 + tensor parallel x 2"
 
 
 @pytest.mark.parametrize("devices", ["8xH100", "64xA100", "1024xH100", "TPU-v5e"])
