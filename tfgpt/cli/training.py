@@ -6,6 +6,28 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+# Of `tfgpt plan`: name, type, meaning; without one, the default of `tfgpt.tasks.planning.plan`.
+PLAN_OPTIONS = (
+    ("params", str, "number of weights, such as 124M or 175B; chooses a shape"),
+    ("devices", str, "such as 8xH100 (the default), TPU-v4, or cpu, which is measured"),
+    ("layers", int, "blocks"),
+    ("width", int, "numbers per token"),
+    ("heads", int, "heads of each block"),
+    ("dff", int, "inner width of the feed-forward network"),
+    ("vocab-size", int, "different tokens"),
+    ("context", int, "the most tokens that the model reads at once"),
+    ("positions", str, "learned, sinusoidal or rotary"),
+    ("tokens", str, "to train on, such as 300B; by default 20 per weight"),
+    ("batch-tokens", str, "tokens per step, over all devices"),
+    ("optimizer", str, "adamw or muon"),
+    ("precision", str, "float32, mixed_bfloat16 or mixed_float16"),
+    ("mfu", float, "share of the devices' speed that is used, 0 to 1"),
+    ("price", float, "dollars per device and hour"),
+)
+PLAN_NAMES = {"layers": "num_layers", "width": "d_model", "heads": "num_heads"} | {
+    "context": "context_length"
+}
+
 
 def add_commands(commands):
     """Describe the commands."""
@@ -37,6 +59,19 @@ def add_commands(commands):
     compare.add_argument("folders", nargs="+", help="two runs or more")
     compare.add_argument("--save", help="write the curves to this .png or .svg")
     compare.set_defaults(run=run_compare)
+
+    add_plan(commands)
+
+
+def add_plan(commands):
+    """Describe `tfgpt plan`."""
+    plan = commands.add_parser(
+        "plan", help="what a training takes: weights, operations, memory, days, dollars"
+    )
+    for name, kind, meaning in PLAN_OPTIONS:
+        plan.add_argument(f"--{name}", type=kind, help=meaning)
+    plan.add_argument("--remat", action="store_true", help="run blocks again, to save memory")
+    plan.set_defaults(run=run_plan)
 
 
 def add_train(commands):
@@ -155,3 +190,16 @@ def run_compare(options):
     from tfgpt.tasks.run_reports import compare_runs
 
     print(compare_runs(options.folders, options.save))
+
+
+def run_plan(options):
+    """Print a plan, with the options of `tfgpt plan`."""
+    from tfgpt.tasks.planning import plan
+
+    asked = {}
+    for name, _, _ in PLAN_OPTIONS:
+        name = name.replace("-", "_")
+        value = getattr(options, name)
+        if value is not None:
+            asked[PLAN_NAMES.get(name, name)] = value
+    print(plan(**asked, remat=options.remat))
