@@ -823,18 +823,6 @@ def test_mixed_precision_leaves_quantized_layers_alone():
     assert (np.array(expand.lora_kernel_b) != before).any()
 
 
-def test_a_model_of_a_strategy_is_sent_to_fit():
-    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
-        model = small_gpt()
-    match = r"tf\.distribute strategy.*MaskedLoss.*model\.fit"
-    with pytest.raises(RuntimeError, match=match):
-        make_train_step(model, "sgd")
-    model = small_gpt()
-    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
-    with strategy.scope(), pytest.raises(RuntimeError, match=match):
-        make_train_step(model, "sgd")
-
-
 def test_many_batch_lengths_give_the_losses_of_the_plain_step():
     """From the fifth shape on nothing new is compiled."""
     parts, plain = (make_train_step(bigram(), "sgd", jit_compile=mode) for mode in ("parts", False))

@@ -16,6 +16,15 @@ from tfgpt.losses import IGNORED_IDS, masked_accuracy, masked_loss, real_tokens
 from tfgpt.machine.devices import user_level, xla_works
 from tfgpt.masks import policy_of
 from tfgpt.parts import replaced
+from tfgpt.replicas import (
+    check_outside_scope,
+    check_same_strategy,
+    ignored_id_of,
+    on_replicas,
+    rows_of_each,
+    scope_of,
+    strategy_of,
+)
 from tfgpt.runs import Log, Run, Terminated, delayed_interrupt, termination_as_interrupt
 from tfgpt.schedules import WarmupLinearDecay
 from tfgpt.validation import (
@@ -52,9 +61,13 @@ def make_train_step(
     target_inputs, targets = shift(target_ids), and the batch is
     ({"source": source_ids, "target": target_inputs}, targets).
 
+    A model that was made in the scope of a tf.distribute strategy is trained by all of its
+    replicas, and learns what one device would learn from the same batch: each replica takes
+    its share of the rows. Call the step outside of the scope, with whole batches.
+
     Args:
         model: built Keras model; inputs -> logits (B, T, V).
-        optimizer: Keras optimizer, or its name.
+        optimizer: Keras optimizer, or its name; made in the scope that the model has.
         pad_id: int or None, the target id that does not count; "auto": the model's
             pad_id, or 0 if it has none. If id 0 is a real token of yours, pass None. With
             -100 only targets of -100 do not count, whatever the model's pad_id is.
@@ -65,13 +78,14 @@ def make_train_step(
             the fifth batch shape on, nothing, since each shape is compiled anew.
             True: the whole step; fast for small models in float32, but each batch
             shape takes seconds to compile. False: nothing. Where XLA fails, a warning
-            says so and nothing is compiled.
+            says so and nothing is compiled. Under a strategy the update is not compiled,
+            and True is "parts".
         mixed_precision: None: keep the model's dtype policy; "bfloat16" or
             "float16": compute in it, with float32 weights, from now on; quantized
             layers stay as they are. float16 wraps the optimizer in a LossScaleOptimizer.
         accumulate: int >= 1, in how many parts a batch runs, one after the other, or in
             a few more if that does not divide its size. The result is that of the whole
-            batch, in less memory.
+            batch, in less memory. Under a strategy: the parts of each replica's rows.
 
     Returns:
         step((inputs, targets)) -> dict of scalars: "loss" (nats per token, plus the
@@ -81,9 +95,11 @@ def make_train_step(
 
     Raises:
         ValueError: if an argument is outside its range, pad_id is not the model's, or
-            the model is not built; from the step: if an id is outside the vocabulary.
-        RuntimeError: if the Keras backend is not TensorFlow, or the model belongs to a
-            tf.distribute strategy.
+            the model is not built, or the optimizer is of another scope; from the step:
+            if an id is outside the vocabulary.
+        RuntimeError: if the Keras backend is not TensorFlow, the scope of a strategy is
+            active, or the strategy is neither MirroredStrategy nor
+            MultiWorkerMirroredStrategy.
 
     Example:
         >>> import numpy as np
@@ -99,15 +115,16 @@ def make_train_step(
     import tensorflow as tf
 
     check_backend("make_train_step")
-    check_no_strategy(model)
+    strategy = strategy_of(model)
     check_choice("jit_compile", jit_compile, (False, True, "parts"))
     jit_compile = jit_compile if jit_compile and xla_works() else False
     accumulate = check_positive("accumulate", accumulate)
     if clip_norm is not None and not clip_norm > 0:
         raise ValueError(f"clip_norm must be > 0 or None, got {clip_norm!r}.")
     pad_id = resolve_pad_id(model, pad_id)
-    optimizer = prepare(model, keras.optimizers.get(optimizer), mixed_precision)
+    optimizer = prepare(model, optimizer, mixed_precision)
     variables = model.trainable_variables
+    ignored_id = ignored_id_of(strategy, pad_id)
 
     def measure(inputs, targets, share, parts):
         """Return loss and accuracy times `share`, and the gradients of that loss.
@@ -116,7 +133,7 @@ def make_train_step(
         """
         with tf.GradientTape() as tape:
             logits = model(inputs, training=True)
-            loss = share * masked_loss(targets, logits, pad_id, label_smoothing)
+            loss = share * masked_loss(targets, logits, ignored_id, label_smoothing)
             loss = tf.add_n([loss, *(tf.cast(x, loss.dtype) / parts for x in model.losses)])
             scaled_loss = optimizer.scale_loss(loss)
         # Dense, so that the norm counts a row that is used twice only once.
@@ -124,7 +141,7 @@ def make_train_step(
             None if gradient is None else tf.convert_to_tensor(gradient)
             for gradient in tape.gradient(scaled_loss, variables)
         ]
-        return loss, share * masked_accuracy(targets, logits, pad_id), gradients
+        return loss, share * masked_accuracy(targets, logits, ignored_id), gradients
 
     def update(gradients):
         """Clip and apply the gradients; return their norm before clipping."""
@@ -132,14 +149,14 @@ def make_train_step(
         optimizer.apply(gradients, variables)
         return norm
 
-    if jit_compile == "parts":
+    measure_batch = on_replicas(strategy, measure, ignored_id)
+    if strategy is not None:
+        jit_compile = jit_compile and "parts"
+    elif jit_compile == "parts":
         update = tf.function(update, jit_compile=True, autograph=False)
 
     def train_step(inputs, targets, parts):
-        if parts == 1:
-            loss, accuracy, gradients = measure(inputs, targets, 1.0, 1)
-        else:
-            loss, accuracy, gradients = accumulated(measure, inputs, targets, pad_id, parts)
+        loss, accuracy, gradients = measure_batch(inputs, targets, parts)
         return {
             "loss": loss,
             "accuracy": accuracy,
@@ -150,8 +167,10 @@ def make_train_step(
     run, count_traces = compile_step(train_step, jit_compile)
 
     def step(batch):
+        check_outside_scope()
         inputs, targets = check_batch(model, batch, pad_id)
-        return run(inputs, targets, count_parts(len(targets), accumulate))
+        rows = rows_of_each(strategy, len(targets))
+        return run(inputs, targets, count_parts(rows, accumulate))
 
     step.optimizer = optimizer
     step.pad_id = pad_id
@@ -256,52 +275,6 @@ def target_vocab_size(model):
     return getattr(model, "target_vocab_size", getattr(model, "vocab_size", None))
 
 
-def accumulated(measure, inputs, targets, pad_id, parts):
-    """Measure a batch part by part: the result is that of the whole batch.
-
-    A part counts by its share of the real tokens, so that padding may be spread unevenly.
-
-    Args:
-        measure: function (inputs, targets, share, parts) -> loss, accuracy, gradients.
-        inputs: structure of tensors (B, ...).
-        targets: int tensor (B, T).
-        pad_id: int or None, the target id that does not count.
-        parts: int >= 2, a divisor of B.
-
-    Returns:
-        loss, accuracy, and the list of gradients.
-    """
-    import tensorflow as tf
-
-    def split(x):
-        return tf.reshape(x, tf.concat([[parts, -1], tf.shape(x)[1:]], axis=0))
-
-    # (B, ...) -> (parts, B / parts, ...)
-    inputs, targets = tf.nest.map_structure(split, (inputs, targets))
-    tokens = tf.maximum(tf.reduce_sum(real_tokens(targets, pad_id)), 1.0)
-
-    def measure_part(index):
-        part_inputs, part_targets = tf.nest.map_structure(lambda x: x[index], (inputs, targets))
-        share = tf.reduce_sum(real_tokens(part_targets, pad_id)) / tokens
-        return measure(part_inputs, part_targets, share, parts)
-
-    # The first part shows which weights get a gradient at all.
-    loss, accuracy, gradients = measure_part(0)
-    reached = [gradient is not None for gradient in gradients]
-
-    def add_part(index, *sums):
-        loss, accuracy, gradients = measure_part(index)
-        found = [gradient for gradient in gradients if gradient is not None]
-        return index + 1, *(a + b for a, b in zip(sums, (loss, accuracy, *found), strict=True))
-
-    start = (loss, accuracy, *(gradient for gradient in gradients if gradient is not None))
-    _, loss, accuracy, *sums = tf.while_loop(
-        lambda index, *sums: index < parts, add_part, (1, *start), parallel_iterations=1
-    )
-    sums = iter(sums)
-    return loss, accuracy, [next(sums) if found else None for found in reached]
-
-
 def check_backend(name):
     """Raise unless Keras runs on TensorFlow."""
     if keras.backend.backend() != "tensorflow":
@@ -311,24 +284,12 @@ def check_backend(name):
         )
 
 
-def check_no_strategy(model):
-    """Raise if a tf.distribute strategy is active or has made the model's variables."""
-    import tensorflow as tf
-
-    shared = tf.distribute.DistributedValues
-    if tf.distribute.has_strategy() or any(isinstance(v.value, shared) for v in model.variables):
-        raise RuntimeError(
-            "model must not belong to a tf.distribute strategy here: use "
-            "model.compile(optimizer, loss=tfgpt.MaskedLoss()) and model.fit(...) in its scope."
-        )
-
-
 def prepare(model, optimizer, mixed_precision=None):
     """Set the precision, then build the optimizer, before anything is traced.
 
     Args:
         model: built Keras model.
-        optimizer: Keras optimizer.
+        optimizer: Keras optimizer, or its name.
         mixed_precision: None, "bfloat16" or "float16".
 
     Returns:
@@ -337,7 +298,8 @@ def prepare(model, optimizer, mixed_precision=None):
         scale, or the trace keeps the first scale for ever.
 
     Raises:
-        ValueError: if mixed_precision is unknown or the model is not built.
+        ValueError: if mixed_precision is unknown, the model is not built, or the optimizer
+            is of another strategy's scope.
     """
     check_choice("mixed_precision", mixed_precision, (None, "bfloat16", "float16"))
     if not model.built:
@@ -348,10 +310,14 @@ def prepare(model, optimizer, mixed_precision=None):
         plain = [layer for layer in model._flatten_layers() if policy_of(layer) == general]
         for layer in plain:
             layer.dtype_policy = policy
+    strategy = strategy_of(model)
     loss_scaling = keras.optimizers.LossScaleOptimizer
-    if model.compute_dtype == "float16" and not isinstance(optimizer, loss_scaling):
-        optimizer = loss_scaling(optimizer)
-    optimizer.build(model.trainable_variables)
+    with scope_of(strategy):
+        optimizer = keras.optimizers.get(optimizer)
+        check_same_strategy(optimizer, strategy)
+        if model.compute_dtype == "float16" and not isinstance(optimizer, loss_scaling):
+            optimizer = loss_scaling(optimizer)
+        optimizer.build(model.trainable_variables)
     return optimizer
 
 
@@ -400,26 +366,41 @@ def make_evaluation_step(model, *, pad_id="auto", jit_compile=False):
     Args:
         model: Keras model; inputs -> logits (B, T, V).
         pad_id: int or None, the target id that does not count; see `make_train_step`.
-        jit_compile: bool, compile with XLA.
+        jit_compile: bool, compile with XLA; under a strategy nothing is compiled.
 
     Returns:
         step((inputs, targets)) -> dict of scalars "loss", "accuracy" and "tokens".
+
+    Raises:
+        RuntimeError: if the scope of a strategy is active, or the strategy is one that
+            `make_train_step` refuses.
     """
     check_backend("make_evaluation_step")
     import tensorflow as tf
 
+    strategy = strategy_of(model)
     pad_id = resolve_pad_id(model, pad_id)
+    ignored_id = ignored_id_of(strategy, pad_id)
+    jit_compile = jit_compile and strategy is None
+
+    def measure(inputs, targets, share, parts):
+        logits = model(inputs, training=False)
+        loss = masked_loss(targets, logits, ignored_id)
+        return share * loss, share * masked_accuracy(targets, logits, ignored_id), []
+
+    measure_batch = on_replicas(strategy, measure, ignored_id)
 
     @tf.function(jit_compile=jit_compile, reduce_retracing=not jit_compile)
     def evaluation_step(inputs, targets):
-        logits = model(inputs, training=False)
-        return {
-            "loss": masked_loss(targets, logits, pad_id),
-            "accuracy": masked_accuracy(targets, logits, pad_id),
-            "tokens": tf.reduce_sum(real_tokens(targets, pad_id)),
-        }
+        loss, accuracy, _ = measure_batch(inputs, targets, 1)
+        tokens = tf.reduce_sum(real_tokens(targets, pad_id))
+        return {"loss": loss, "accuracy": accuracy, "tokens": tokens}
 
-    return lambda batch: evaluation_step(*check_batch(model, batch, pad_id))
+    def step(batch):
+        check_outside_scope()
+        return evaluation_step(*check_batch(model, batch, pad_id))
+
+    return step
 
 
 def evaluate(model, dataset, *, pad_id="auto", jit_compile=False, step=None):
