@@ -121,7 +121,7 @@ def count_tokens(targets, pad_id):
     return tf.maximum(tf.reduce_sum(real_tokens(targets, pad_id)), 1.0)
 
 
-def on_replicas(strategy, measure, pad_id):
+def on_replicas(strategy, measure, pad_id, random_states=()):
     """Make the function that measures a batch on all replicas of a strategy at once.
 
     Args:
@@ -130,6 +130,7 @@ def on_replicas(strategy, measure, pad_id):
         measure: function (inputs, targets, share, parts) -> loss, accuracy, gradients, all
             of them times share; see `accumulated`.
         pad_id: int, the target id that does not count.
+        random_states: list of Keras variables, see `random_states_of`.
 
     Returns:
         function (inputs, targets, parts) -> the sums over the replicas, each of which
@@ -150,7 +151,8 @@ def on_replicas(strategy, measure, pad_id):
         def measure_part(inputs, targets, share, parts):
             return measure(inputs, targets, own_share * share, parts * replicas)
 
-        results = accumulated(measure_part, pad_id, inputs, targets, parts)
+        with own_random_numbers(random_states, own):
+            results = accumulated(measure_part, pad_id, inputs, targets, parts)
         return sum_found(context, results)
 
     def measure_whole(inputs, targets, parts):
@@ -167,6 +169,43 @@ def on_replicas(strategy, measure, pad_id):
         return tf.nest.map_structure(lambda x: first_of(strategy, x), results)
 
     return measure_whole
+
+
+def random_states_of(model):
+    """List the states of a model's random numbers: Keras counts them as variables, not weights."""
+    weights = {id(weight) for weight in model.weights}
+    others = [variable for variable in model.variables if id(variable) not in weights]
+    return [v for v in others if tuple(v.shape) == (2,) and "int" in v.dtype]
+
+
+@contextlib.contextmanager
+def own_random_numbers(states, replica_id):
+    """Draw other numbers on each replica in this block: dropout must not repeat itself.
+
+    Between steps all replicas have the same state, so that a checkpoint needs one.
+    """
+    import tensorflow as tf
+
+    for state in states:  # (seed, number of draws)
+        state.value.assign_add(tf.cast([replica_id, 0], state.dtype))
+    yield
+    for state in states:
+        state.value.assign_sub(tf.cast([replica_id, 0], state.dtype))
+
+
+@contextlib.contextmanager
+def lost_process_named():
+    """Say in a short error that another process has ended, where TensorFlow writes a page."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+        reason = next((x for x in error.message.splitlines() if "aborted by" in x), error.message)
+        raise RuntimeError(
+            f"Another process of this training has ended ({reason[:200]}): start all of them again "
+            "with resume=True; the last checkpoint is kept."
+        ) from None
 
 
 def sum_found(context, results):
@@ -275,9 +314,9 @@ def read_tf_config():
 def from_chief(strategy, number):
     """Return the number that the chief has, in every process.
 
-    What depends on the clock of a process, such as the end of a training after some minutes,
-    must be the same everywhere: a process that goes on alone waits for the others for ever.
-    All processes must call it at the same point, outside of the scope.
+    What depends on the clock or the files of one process, such as the end of a training
+    after some minutes, must be the same everywhere: a process that goes on alone waits for
+    the others for ever. All processes must call it at the same point.
 
     Args:
         strategy: tf.distribute strategy, or None.
@@ -293,16 +332,44 @@ def from_chief(strategy, number):
 
 @functools.cache
 def chief_program(strategy):
-    """Make the function of `from_chief` for one strategy."""
+    """Make the function of `from_chief` for one strategy, compiled once."""
     import tensorflow as tf
-
-    def share(number):
-        context = tf.distribute.get_replica_context()
-        is_first = tf.cast(context.replica_id_in_sync_group == 0, tf.float64)
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, is_first * number)
 
     @tf.function(input_signature=[tf.TensorSpec((), tf.float64)])
     def program(number):
-        return first_of(strategy, strategy.run(share, args=(number,)))
+        return first_of(strategy, strategy.run(lambda x: sum_of_first([x])[0], args=(number,)))
 
     return program
+
+
+def copy_from_chief(strategy, variables):
+    """Give variables the values that they have in the chief, in every process.
+
+    So only the chief needs the files of a checkpoint. All processes must call it at the same
+    point.
+
+    Args:
+        strategy: tf.distribute strategy, or None: nothing to do.
+        variables: list of Keras variables, such as those of a model and its optimizer.
+    """
+    if strategy is None:
+        return
+    import tensorflow as tf
+
+    @tf.function
+    def program():
+        values = strategy.run(lambda: sum_of_first([tf.identity(v.value) for v in variables]))
+        return [first_of(strategy, value) for value in values]
+
+    for variable, value in zip(variables, program(), strict=True):
+        variable.assign(value)
+
+
+def sum_of_first(values):
+    """Give every replica the tensors of the first one: those of the others count as 0."""
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    is_first = tf.equal(context.replica_id_in_sync_group, 0)
+    values = [tf.where(is_first, value, tf.zeros_like(value)) for value in values]
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, values)

@@ -20,7 +20,9 @@ from tfgpt.replicas import (
     check_outside_scope,
     check_same_strategy,
     ignored_id_of,
+    lost_process_named,
     on_replicas,
+    random_states_of,
     rows_of_each,
     scope_of,
     strategy_of,
@@ -63,7 +65,8 @@ def make_train_step(
 
     A model that was made in the scope of a tf.distribute strategy is trained by all of its
     replicas, and learns what one device would learn from the same batch: each replica takes
-    its share of the rows. Call the step outside of the scope, with whole batches.
+    its share of the rows, and draws dropout of its own. Call the step outside of the scope,
+    with whole batches; a program of several processes gives the same batch to each.
 
     Args:
         model: built Keras model; inputs -> logits (B, T, V).
@@ -99,7 +102,7 @@ def make_train_step(
             if an id is outside the vocabulary.
         RuntimeError: if the Keras backend is not TensorFlow, the scope of a strategy is
             active, or the strategy is neither MirroredStrategy nor
-            MultiWorkerMirroredStrategy.
+            MultiWorkerMirroredStrategy; from the step: if another process has ended.
 
     Example:
         >>> import numpy as np
@@ -149,7 +152,7 @@ def make_train_step(
         optimizer.apply(gradients, variables)
         return norm
 
-    measure_batch = on_replicas(strategy, measure, ignored_id)
+    measure_batch = on_replicas(strategy, measure, ignored_id, random_states_of(model))
     if strategy is not None:
         jit_compile = jit_compile and "parts"
     elif jit_compile == "parts":
@@ -170,7 +173,8 @@ def make_train_step(
         check_outside_scope()
         inputs, targets = check_batch(model, batch, pad_id)
         rows = rows_of_each(strategy, len(targets))
-        return run(inputs, targets, count_parts(rows, accumulate))
+        with lost_process_named():
+            return run(inputs, targets, count_parts(rows, accumulate))
 
     step.optimizer = optimizer
     step.pad_id = pad_id
@@ -398,7 +402,8 @@ def make_evaluation_step(model, *, pad_id="auto", jit_compile=False):
 
     def step(batch):
         check_outside_scope()
-        return evaluation_step(*check_batch(model, batch, pad_id))
+        with lost_process_named():
+            return evaluation_step(*check_batch(model, batch, pad_id))
 
     return step
 
