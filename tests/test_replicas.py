@@ -88,6 +88,7 @@ cases = {
     "parts": (gpt, adam(), {"accumulate": 2, "jit_compile": "parts"}),
     "unpadded": (gpt, adam(), {"pad_id": None}),
     "regularizer": (bigram, adam(), {}),
+    "cast": (lambda: tfgpt.cast_model(gpt(), "bfloat16"), adam(), {}),
     "bfloat16": (gpt, adam(), {"mixed_precision": "bfloat16"}),
     "float16": (gpt, adam(), {"mixed_precision": "float16"}),
 }
@@ -139,7 +140,7 @@ def check_equal(found, tolerance):
 
 LONG_CASES = ["adam", "transformer", "muon"]
 SHORT_CASES = ["averages", "accumulation", "parts", "unpadded", "regularizer"]
-HALF_PRECISION = ["bfloat16", "float16"]
+HALF_PRECISION = ["cast", "bfloat16", "float16"]
 
 
 @pytest.mark.slow
@@ -162,6 +163,34 @@ def test_every_option_of_the_step_works_on_two_replicas():
         losses = [[r["loss"] for r in found[name][kind]] for kind in ("expected", "results")]
         assert losses[1] == pytest.approx(losses[0], rel=1e-3)
         assert found[name]["copies differ"] == 0
+
+
+RESUME = """
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+def train(folder, steps, resume=False):
+    with strategy.scope():
+        keras.utils.set_random_seed(0)
+        model = tfgpt.GPT(11, 8, 1, 16, 2, dropout=0.5)
+        optimizer = keras.optimizers.Adam(0.01)
+    data = [make_batch(model, number, 7) for number in range(3)]
+    options = {"progress": False, "jit_compile": False, "validation_data": data[:1]}
+    folder = f"{sys.argv[1]}/{folder}"
+    tfgpt.train(model, data, steps, optimizer, run_dir=folder, resume=resume, **options)
+    return model
+
+whole = train("whole", 4)
+train("half", 2)
+print(json.dumps(difference(whole, train("half", 4, resume=True))))
+"""
+
+
+@pytest.mark.slow
+def test_training_on_replicas_goes_on_from_a_checkpoint(tmp_path):
+    """2 + 2 steps give the weights of 4, bit-equal, with dropout and validation."""
+    assert run(LEARN + RESUME, str(tmp_path)) == 0
 
 
 TRAIN_IN_PROCESSES = """
@@ -211,7 +240,7 @@ states = random_states_of(model)
 
 def measure(inputs, targets, share, parts):
     model(tf.ones((1, 4)), training=True)
-    return 2 * share * tf.random.stateless_uniform((), states[0].value), 0.0, []
+    return 2 * share * tf.random.stateless_uniform((), states[0].value), tf.zeros(()), []
 
 before = float(tf.random.stateless_uniform((), [1, 1]))
 measured = tf.function(on_replicas(strategy, measure, 0, states))
@@ -229,6 +258,33 @@ def test_each_replica_draws_random_numbers_of_its_own():
     assert 0 < total - first < 1
     assert abs(total - 2 * first) > 1e-3
     assert states == [[1, 1], [1, 1]]
+
+
+TWO_STRATEGIES = """
+import json
+import keras
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from tfgpt import make_train_step
+
+message = ""
+for size in (5, 6):
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        table = keras.layers.Embedding(size, size)
+        model = keras.Sequential([keras.Input((None,), dtype="int32"), table])
+    ids = tf.ones((2, 2), "int32")
+    try:
+        make_train_step(model, "sgd", jit_compile=False)((ids, ids))
+    except RuntimeError as error:
+        message = str(error)
+print(json.dumps(message))
+"""
+
+
+@pytest.mark.slow
+def test_a_second_strategy_in_one_program_is_named():
+    assert "one tf.distribute strategy" in run(TWO_STRATEGIES)
 
 
 def test_one_replica_is_one_device():

@@ -194,29 +194,47 @@ def own_random_numbers(states, replica_id):
 
 
 @contextlib.contextmanager
-def lost_process_named():
-    """Say in a short error that another process has ended, where TensorFlow writes a page."""
+def exchange_errors_named():
+    """Say in a short error why replicas could not add up, where TensorFlow writes a page."""
     import tensorflow as tf
 
+    errors = tf.errors
     try:
         yield
-    except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+    except (errors.UnavailableError, errors.AbortedError) as error:
         reason = next((x for x in error.message.splitlines() if "aborted by" in x), error.message)
         raise RuntimeError(
             f"Another process of this training has ended ({reason[:200]}): start all of them again "
             "with resume=True; the last checkpoint is kept."
         ) from None
+    except errors.InvalidArgumentError as error:
+        if "Shape mismatch in the collective" not in error.message:
+            raise
+        # TensorFlow numbers the exchanges of each strategy anew, and mixes up the numbers.
+        raise RuntimeError(
+            "A program can use one tf.distribute strategy for its devices, got a second one: make "
+            "it once and use its scope again, or restart Python."
+        ) from None
 
 
 def sum_found(context, results):
-    """Add up the tensors of a structure over all replicas, in one exchange; None stays."""
+    """Add up the tensors of a structure over all replicas; None stays."""
     import tensorflow as tf
 
     parts = tf.nest.flatten(results)
-    found = [x for x in parts if x is not None]
-    sums = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, found))
-    sums = [None if x is None else next(sums) for x in parts]
-    return tf.nest.pack_sequence_as(results, sums)
+    sums = iter(sum_over_all(context, [x for x in parts if x is not None]))
+    return tf.nest.pack_sequence_as(results, [None if x is None else next(sums) for x in parts])
+
+
+def sum_over_all(context, tensors):
+    """Add up a list of tensors over all replicas, in one exchange for each dtype."""
+    import tensorflow as tf
+
+    sums = {}
+    for dtype in dict.fromkeys(x.dtype for x in tensors):  # in one order everywhere
+        group = [x for x in tensors if x.dtype == dtype]
+        sums[dtype] = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, group))
+    return [next(sums[x.dtype]) for x in tensors]
 
 
 def first_of(strategy, value):
@@ -372,4 +390,4 @@ def sum_of_first(values):
     context = tf.distribute.get_replica_context()
     is_first = tf.equal(context.replica_id_in_sync_group, 0)
     values = [tf.where(is_first, value, tf.zeros_like(value)) for value in values]
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
+    return sum_over_all(context, values)

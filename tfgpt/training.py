@@ -19,8 +19,8 @@ from tfgpt.parts import replaced
 from tfgpt.replicas import (
     check_outside_scope,
     check_same_strategy,
+    exchange_errors_named,
     ignored_id_of,
-    lost_process_named,
     on_replicas,
     random_states_of,
     rows_of_each,
@@ -66,7 +66,8 @@ def make_train_step(
     A model that was made in the scope of a tf.distribute strategy is trained by all of its
     replicas, and learns what one device would learn from the same batch: each replica takes
     its share of the rows, and draws dropout of its own. Call the step outside of the scope,
-    with whole batches; a program of several processes gives the same batch to each.
+    with whole batches; a program of several processes gives the same batch to each. Make one
+    strategy in a program, and use it for all models.
 
     Args:
         model: built Keras model; inputs -> logits (B, T, V).
@@ -102,7 +103,8 @@ def make_train_step(
             if an id is outside the vocabulary.
         RuntimeError: if the Keras backend is not TensorFlow, the scope of a strategy is
             active, or the strategy is neither MirroredStrategy nor
-            MultiWorkerMirroredStrategy; from the step: if another process has ended.
+            MultiWorkerMirroredStrategy; from the step: if another process has
+            ended, or the program has made a second strategy.
 
     Example:
         >>> import numpy as np
@@ -173,7 +175,7 @@ def make_train_step(
         check_outside_scope()
         inputs, targets = check_batch(model, batch, pad_id)
         rows = rows_of_each(strategy, len(targets))
-        with lost_process_named():
+        with exchange_errors_named():
             return run(inputs, targets, count_parts(rows, accumulate))
 
     step.optimizer = optimizer
@@ -402,7 +404,7 @@ def make_evaluation_step(model, *, pad_id="auto", jit_compile=False):
 
     def step(batch):
         check_outside_scope()
-        with lost_process_named():
+        with exchange_errors_named():
             return evaluation_step(*check_batch(model, batch, pad_id))
 
     return step
@@ -569,7 +571,7 @@ def train(
 
 def warn_of_rate_0(optimizer, step, is_quiet):
     """Warn, once per place in the program, of a schedule that ended before the training."""
-    if not is_quiet and float(optimizer.learning_rate) == 0:
+    if not is_quiet and ops.convert_to_numpy(optimizer.learning_rate) == 0:
         warnings.warn(
             f"The learning rate is 0 from step {step} on: the optimizer's schedule has ended, and "
             "nothing is learned. Make a schedule for all steps.",
