@@ -13,7 +13,8 @@ from tfgpt import GPT, Transformer, training
 from tfgpt.losses import MaskedLoss, masked_accuracy, masked_loss
 from tfgpt.machine import devices
 from tfgpt.schedules import WarmupLinearDecay, WarmupSchedule
-from tfgpt.training import evaluate, make_evaluation_step, prepare, train
+from tfgpt.train_step import prepare
+from tfgpt.training import evaluate, make_evaluation_step, train
 
 pytestmark = pytest.mark.requires_tensorflow
 
@@ -821,18 +822,6 @@ def test_mixed_precision_leaves_quantized_layers_alone():
     step(make_batch())
     assert expand.dtype_policy == policy
     assert (np.array(expand.lora_kernel_b) != before).any()
-
-
-def test_a_model_of_a_strategy_is_sent_to_fit():
-    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
-        model = small_gpt()
-    match = r"tf\.distribute strategy.*MaskedLoss.*model\.fit"
-    with pytest.raises(RuntimeError, match=match):
-        make_train_step(model, "sgd")
-    model = small_gpt()
-    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
-    with strategy.scope(), pytest.raises(RuntimeError, match=match):
-        make_train_step(model, "sgd")
 
 
 def test_many_batch_lengths_give_the_losses_of_the_plain_step():
