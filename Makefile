@@ -15,7 +15,7 @@ test: $(INSTALLED)
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab notebooks
 
-test-slow: $(VENV)/installed-browser $(VENV)/installed-parity
+test-slow: $(VENV)/installed-browser $(VENV)/installed-parity $(VENV)/installed-jax
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 test-jax: $(VENV)/installed-jax
@@ -37,7 +37,7 @@ $(INSTALLED): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt --editable ".[dev]"
 	@touch $(INSTALLED)
 
-# What only some checks need: .[jax] for test-jax, .[browser] and .[parity] for test-slow.
+# What only some checks need: .[jax] for test-jax; all three for test-slow.
 $(VENV)/installed-%: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --editable ".[$*]"
 	@touch $@

@@ -88,10 +88,15 @@ def test_adapters_and_files_of_others_need_the_core_only():
 
 
 def test_training_and_generation_never_meet():
-    for path in files_of("training", "parts", "fused", "runs", "checkpoints", "schedules"):
+    for path in files_of(
+        *("train_step", "training", "parts", "fused", "runs", "history", "checkpoints"),
+        *("schedules", "replicas", "signals", "rate_finder"),
+    ):
         assert not touches(imports_of(path), "generation")
     for path in files_of("generation"):
-        assert not touches(imports_of(path), "training", "fused", "runs", "checkpoints")
+        assert not touches(
+            imports_of(path), "train_step", "training", "fused", "runs", "checkpoints", "replicas"
+        )
 
 
 def test_nothing_imports_upwards():

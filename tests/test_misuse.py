@@ -9,7 +9,7 @@ import pytest
 import tfgpt
 from tfgpt import data, plotting
 from tfgpt.positional import PositionalEmbedding
-from tfgpt.runs import set_aside
+from tfgpt.run_folder import set_aside
 from tfgpt.tasks import demo
 from tfgpt.training import evaluate, make_train_step, train
 

@@ -14,8 +14,9 @@ import keras
 import numpy as np
 import pytest
 
-from tfgpt import GPT, CharTokenizer, LanguageModel, runs
+from tfgpt import GPT, CharTokenizer, LanguageModel, signals
 from tfgpt.data.batches import random_batches
+from tfgpt.history import HISTORY_COLUMNS, read_history
 from tfgpt.schedules import WarmupLinearDecay
 from tfgpt.training import train
 
@@ -98,11 +99,11 @@ def test_the_history_file_has_the_same_rows_and_exactly_five_columns(tmp_path):
     )
     with open(tmp_path / "history.csv", newline="", encoding="utf-8") as file:
         lines = list(csv.reader(file))
-    assert lines[0] == COLUMNS == list(runs.HISTORY_COLUMNS)
+    assert lines[0] == COLUMNS == list(HISTORY_COLUMNS)
     assert [line[0] for line in lines[1:]] == ["3", "5", "6", "7"]
     assert [line[2] == "" for line in lines[1:]] == [True, False, True, False]
-    assert runs.read_history(tmp_path / "history.csv") == history
-    assert runs.read_history(tmp_path / "history.csv", last_step=5) == history[:2]
+    assert read_history(tmp_path / "history.csv") == history
+    assert read_history(tmp_path / "history.csv", last_step=5) == history[:2]
 
 
 def test_seconds_go_on_growing_after_a_resume(tmp_path):
@@ -122,7 +123,7 @@ def test_a_run_can_be_moved_to_another_folder(tmp_path):
     (tmp_path / "one").rename(tmp_path / "two")
     _, result = run(10, tmp_path / "two", make_table(), resume=True)
     _, expected = run(5, model=make_table())
-    rows = runs.read_history(tmp_path / "two" / "history.csv")
+    rows = read_history(tmp_path / "two" / "history.csv")
     assert [row["step"] for row in rows] == [5, 10]
     assert any((one != other).any() for one, other in zip(result, expected, strict=True))
 
@@ -157,7 +158,7 @@ def test_ctrl_c_keeps_the_work_and_resume_finishes_it_bit_for_bit(tmp_path, caps
     history, _ = run_and_interrupt(tmp_path, at_step=13)
     assert "Stopped at step 13 of 20" in capsys.readouterr().out
     assert [row["step"] for row in history] == [5, 10]
-    assert runs.read_history(tmp_path / "history.csv") == history
+    assert read_history(tmp_path / "history.csv") == history
     rows, result = run(20, tmp_path, model=make_model(seed=99), resume=True)
     assert "Going on from step 13" in capsys.readouterr().out
     assert [row["step"] for row in rows] == [5, 10, 15, 20]
@@ -172,7 +173,7 @@ def test_ctrl_c_without_a_folder_returns_the_rows():
 def test_ctrl_c_during_a_step_waits_until_the_step_is_counted():
     done = []
     with pytest.raises(KeyboardInterrupt):
-        with runs.delayed_interrupt():
+        with signals.delayed_interrupt():
             signal.raise_signal(signal.SIGINT)
             done.append("whole step")
         done.append("not reached")
@@ -181,7 +182,7 @@ def test_ctrl_c_during_a_step_waits_until_the_step_is_counted():
 
 
 def test_the_interrupt_handler_comes_back_after_an_error():
-    with pytest.raises(ValueError, match="of the step"), runs.delayed_interrupt():
+    with pytest.raises(ValueError, match="of the step"), signals.delayed_interrupt():
         raise ValueError("of the step")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -320,7 +321,7 @@ def test_a_loss_that_is_nan_stops_the_training_and_keeps_the_good_checkpoint(tmp
     message = r"stopped at step 13 \(batch number 13\): the loss is nan"
     with pytest.raises(ValueError, match=message):
         run(20, tmp_path, model, on_step=poison)
-    assert runs.read_history(tmp_path / "history.csv")[-1]["step"] == 10
+    assert read_history(tmp_path / "history.csv")[-1]["step"] == 10
     _, result = run(20, tmp_path, make_table(), resume=True)
     _, expected = run(20, model=make_table())
     assert_equal_bits(result, expected)

@@ -13,7 +13,8 @@ from tfgpt import GPT, Transformer, training
 from tfgpt.losses import MaskedLoss, masked_accuracy, masked_loss
 from tfgpt.machine import devices
 from tfgpt.schedules import WarmupLinearDecay, WarmupSchedule
-from tfgpt.training import evaluate, make_evaluation_step, prepare, train
+from tfgpt.train_step import prepare
+from tfgpt.training import evaluate, make_evaluation_step, train
 
 pytestmark = pytest.mark.requires_tensorflow
 

@@ -6,6 +6,7 @@ beside its place first and then takes it, so that a kill leaves the old file or 
 """
 
 import contextlib
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -155,8 +156,11 @@ def write_weights(folder, model, dtype="float32"):
     Raises:
         ValueError: if the dtype is unknown, or a weight is NaN, infinite or too large for it.
     """
-    from safetensors.numpy import save_file
+    write_arrays(folder, weight_arrays(model, dtype))
 
+
+def weight_arrays(model, dtype="float32"):
+    """Copy the weights of a model, by their names in the file; see `write_weights`."""
     check_choice("dtype", dtype, DTYPES)
     arrays = {}
     for name, weight in named_weights(model).items():
@@ -167,7 +171,14 @@ def write_weights(folder, model, dtype="float32"):
                 raise ValueError(
                     f"weights must be finite in {dtype}, got {name!r} with NaN or inf."
                 )
-        arrays[name] = np.ascontiguousarray(ops.convert_to_numpy(value))
+        arrays[name] = np.array(ops.convert_to_numpy(value), order="C", copy=True)
+    return arrays
+
+
+def write_arrays(folder, arrays):
+    """Write weights.safetensors from named arrays."""
+    from safetensors.numpy import save_file
+
     with replaced_file(Path(folder) / WEIGHTS) as path:
         save_file(arrays, path)
 
@@ -286,6 +297,12 @@ def own_version():
         return importlib.metadata.version("tfgpt")
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def digest_of(path):
+    """Return the SHA-256 of a file as hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

@@ -1,94 +1,24 @@
-"""Checkpoints: written whole, verified when read, with the place in the data.
+"""Checkpoints: written whole, beside the training, verified when read.
 
-A checkpoint holds weights, optimizer, random states and, where TensorFlow can write it, the
-state of the tf.data iterator. A file with checksums is written last: a checkpoint without
-it, or with other bytes, is never read.
+A checkpoint holds weights, optimizer (moving averages and loss scale too), random states,
+the place in the data and, where TensorFlow can write it, the state of the tf.data iterator.
+A file with checksums is written last: a checkpoint without it, or with other bytes, is never
+read. The files hold numbers only: nothing in them is executed.
 """
 
-import contextlib
-import hashlib
-import itertools
 import json
 import os
 import re
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 
-KEPT = 2  # how many checkpoints stay
+import numpy as np
+from keras import ops
 
-
-class Batches:
-    """The batches of a dataset, again and again, from any place on.
-
-    Args:
-        dataset: tf.data.Dataset; list or other sequence; function that returns an
-            iterator, called again for each pass; or an iterable. An iterator has one pass.
-
-    Raises:
-        ValueError: when used, if the dataset is empty.
-    """
-
-    def __init__(self, dataset):
-        import tensorflow as tf
-
-        self.dataset = dataset
-        self.is_tf_data = isinstance(dataset, tf.data.Dataset)
-        self.is_sequence = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
-        self.iterator = self.start()
-
-    def start(self, skip=0):
-        """Make an iterator that begins with batch number `skip`."""
-        if self.is_tf_data:
-            repeated = self.dataset.repeat()
-            return iter(repeated.skip(skip) if skip else repeated)
-        if self.is_sequence:
-            size = len(self.dataset)
-            return (self.dataset[i % size] for i in itertools.count(skip)) if size else iter(())
-        if callable(self.dataset):
-            return itertools.islice(self.passes(), skip, None)
-        is_iterator = hasattr(self.dataset, "__next__")
-        batches = self.dataset if is_iterator else itertools.cycle(self.dataset)
-        return itertools.islice(batches, skip, None)
-
-    def passes(self):
-        """Call the function of the dataset for one pass after the other."""
-        while True:
-            batch = None
-            for batch in self.dataset():
-                yield batch
-            if batch is None:
-                return
-
-    def first(self):
-        """Return the first batch, or None if that would use it up."""
-        if not self.is_tf_data and hasattr(self.dataset, "__next__"):
-            return None
-        batch = next(Batches(self.dataset).iterator, None)
-        if batch is None:
-            raise ValueError("dataset must yield at least one batch.")
-        return batch
-
-    def seek(self, step, path):
-        """Go to batch number `step`, by the saved state at `path` if there is one."""
-        import tensorflow as tf
-
-        if path is not None and self.is_tf_data:
-            tf.train.Checkpoint(iterator=self.iterator).read(str(path)).assert_consumed()
-            return
-        if not self.is_sequence and step:
-            print(f"Reading {step:,} batches again, to go on behind them.")
-        self.iterator = self.start(step)
-
-    def save(self, path):
-        """Write the state of the iterator, if that is possible."""
-        import tensorflow as tf
-
-        # A Python generator, say, cannot be written.
-        cannot = (tf.errors.FailedPreconditionError, tf.errors.UnimplementedError, ValueError)
-        if self.is_tf_data:
-            with contextlib.suppress(*cannot):
-                tf.train.Checkpoint(iterator=self.iterator).write(str(path))
+from tfgpt.bundle import digest_of
+from tfgpt.validation import check_positive
 
 
 class Checkpoints:
@@ -99,18 +29,21 @@ class Checkpoints:
         model: Keras model.
         optimizer: Keras optimizer, built.
         batches: Batches.
+        keep: int >= 1, how many checkpoints stay.
     """
 
-    def __init__(self, folder, model, optimizer, batches):
-        import tensorflow as tf
-
+    def __init__(self, folder, model, optimizer, batches, keep=2):
         self.folder = folder
         self.batches = batches
-        weights = {id(weight) for weight in model.weights}
-        # tf.train.Checkpoint follows the weights of a Keras model, not its other variables:
-        # the random states of dropout, for example.
-        others = [v.value for v in model.variables if id(v) not in weights]
-        self.state = tf.train.Checkpoint(model=model, optimizer=optimizer, random_state=others)
+        self.keep = check_positive("keep_checkpoints", keep)
+        # By number, not by name: Keras counts the names of layers on in one process.
+        self.variables = {
+            f"{owner}/{number}": variable
+            for owner, found in (("model", model.variables), ("optimizer", optimizer.variables))
+            for number, variable in enumerate(found)
+        }
+        self.writer = None  # the thread that writes
+        self.error = None  # what went wrong in it
 
     def steps(self):
         """List the steps of the checkpoints, ascending."""
@@ -118,45 +51,83 @@ class Checkpoints:
         found = (re.fullmatch(r"ckpt-(\d+)\.json", name) for name in names)
         return sorted(int(match[1]) for match in found if match)
 
-    def save(self, step):
-        """Write a checkpoint whole, then remove all but the newest two.
+    def save(self, step, also=None):
+        """Copy everything now and write it while training goes on.
+
+        Args:
+            step: int.
+            also: function without arguments, called after the checkpoint is whole; None:
+                nothing.
 
         Raises:
-            OSError: if it cannot be written; the ones before are still there.
+            OSError: if the checkpoint before could not be written; see `wait`.
         """
-        import tensorflow as tf
-
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for left in self.folder.glob("part-*"):  # by a process that was killed
-            shutil.rmtree(left)
+        self.wait()
         try:
-            with tempfile.TemporaryDirectory(
-                prefix="part-", dir=None if is_pattern(self.folder) else self.folder
-            ) as beside:
-                self.write(step, Path(beside))
-        except (OSError, tf.errors.OpError) as error:
-            kept = self.steps()
-            raise OSError(
-                f"The checkpoint of step {step} could not be written in {str(self.folder)!r}: "
-                f"{str(error).splitlines()[0][:200]} "
-                + (f"That of step {kept[-1]} is kept." if kept else "There is none before.")
-            ) from error
-        for old in self.steps()[:-KEPT]:
-            self.remove(old)
+            beside = self.make_room()
+            self.batches.save(beside / f"data-{step}")
+        except Exception as error:  # TensorFlow raises its own kinds
+            raise self.failure(step, error) from error
+        values = {name: copied(variable) for name, variable in self.variables.items()}
+        place = self.batches.place_at(step)
 
-    def write(self, step, beside):
+        def work():
+            try:
+                self.write(step, place, values, beside)
+                if also is not None:
+                    also()
+            except Exception as error:  # it is raised where somebody waits
+                self.error = self.failure(step, error)
+            finally:
+                shutil.rmtree(beside, ignore_errors=True)
+
+        # No daemon: a program that ends writes its last checkpoint whole.
+        self.writer = threading.Thread(target=work, name="checkpoint")
+        self.writer.start()
+
+    def wait(self):
+        """Wait until the last checkpoint is on the disk.
+
+        Raises:
+            OSError: if it could not be written; the ones before are still there.
+        """
+        if self.writer is not None:
+            self.writer.join()
+        error, self.writer, self.error = self.error, None, None
+        if error is not None:
+            raise error
+
+    def make_room(self):
+        """Make a folder for the files of a checkpoint; remove what a killed process left."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for left in self.folder.glob("part-*"):
+            shutil.rmtree(left)
+        place = None if is_pattern(self.folder) else self.folder
+        return Path(tempfile.mkdtemp(prefix="part-", dir=place))
+
+    def failure(self, step, error):
+        """Make the error of a checkpoint that could not be written."""
+        kept = self.steps()
+        return OSError(
+            f"The checkpoint of step {step} could not be written in {str(self.folder)!r}: "
+            f"{str(error).splitlines()[0][:200]} "
+            + (f"That of step {kept[-1]} is kept." if kept else "There is none before.")
+        )
+
+    def write(self, step, place, values, beside):
         """Write the files of a checkpoint to a folder, then move them, the checksums last."""
-        self.state.write(str(beside / f"ckpt-{step}"))
-        self.batches.save(beside / f"data-{step}")
+        write_arrays(beside / f"ckpt-{step}", values)
         paths = sorted(beside.iterdir())
-        content = {"step": step, "sha256": {path.name: checksum(path) for path in paths}}
+        sums = {path.name: digest_of(path) for path in paths}
         ready = beside / f"ckpt-{step}.json"
-        ready.write_text(json.dumps(content), encoding="utf-8")
+        ready.write_text(json.dumps({"step": step, "place": place, "sha256": sums}))
         self.remove(step)  # an earlier one of the same step
         for path in (*paths, ready):
             with open(path, "rb+") as file:
                 os.fsync(file.fileno())  # on the disk before its name appears
             shutil.move(path, self.folder / path.name)
+        for old in self.steps()[: -self.keep]:
+            self.remove(old)
 
     def remove(self, step):
         """Remove one checkpoint, its checksums first."""
@@ -165,8 +136,11 @@ class Checkpoints:
         for path in sorted(paths, key=lambda path: path.suffix != ".json"):
             path.unlink()
 
-    def restore(self):
+    def restore(self, moves=True):
         """Read the newest undamaged checkpoint and go to its place in the data.
+
+        Args:
+            moves: bool, go to its place in the data; False: stay where it is.
 
         Returns:
             int, its step; None if there is no checkpoint.
@@ -178,7 +152,7 @@ class Checkpoints:
         for step in reversed(steps):
             fault = self.find_fault(step)
             if fault is None:
-                self.read(step)
+                self.read(step, moves)
                 return step
             print(f"The checkpoint ckpt-{step} is damaged ({fault}).")
         if steps:
@@ -192,32 +166,77 @@ class Checkpoints:
     def find_fault(self, step):
         """Say what is wrong with the files of a checkpoint; None: nothing."""
         try:
-            content = json.loads((self.folder / f"ckpt-{step}.json").read_text(encoding="utf-8"))
+            content = self.read_sums(step)
             sums = content["sha256"].items()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            is_whole = isinstance(content["place"], int) and content["place"] >= 0
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return "its checksums cannot be read"
+        if not is_whole:
+            return "its place in the data is no number"
         for name, expected in sums:
             path = self.folder / Path(name).name
             if not path.is_file():
                 return f"{name} is missing"
-            if checksum(path) != expected:
+            if digest_of(path) != expected:
                 return f"{name} has other bytes than were written"
         return None
 
-    def read(self, step):
+    def read_sums(self, step):
+        """Read the file with the checksums and the place in the data."""
+        return json.loads((self.folder / f"ckpt-{step}.json").read_text(encoding="utf-8"))
+
+    def read(self, step, moves):
         """Restore a verified checkpoint; raise if it is of another model or optimizer."""
         with ReadableCopy(self.folder, {f"ckpt-{step}", f"data-{step}"}) as folder:
             try:
-                self.state.read(str(folder / f"ckpt-{step}")).assert_consumed()
+                read_arrays(folder / f"ckpt-{step}", self.variables)
             except Exception as error:  # TensorFlow raises many kinds here
                 raise ValueError(
                     "run_dir must hold a checkpoint of this model and optimizer, got "
-                    f"{str(self.folder)!r}, whose ckpt-{step} is of another one: make them as they "
-                    "were, or start again in another folder."
+                    f"{str(self.folder)!r}, whose ckpt-{step} is of another one: "
+                    f"{str(error).splitlines()[0][:200]} Make them as they were, or start again "
+                    "in another folder."
                 ) from error
-            place = folder / f"data-{step}"
-            has_place = (folder / f"data-{step}.index").exists()
-            self.batches.seek(step, place if has_place else None)
+            if moves:
+                place = folder / f"data-{step}"
+                has_state = (folder / f"data-{step}.index").exists()
+                place_number = self.read_sums(step)["place"]
+                self.batches.seek(step, place_number, place if has_state else None)
+
+
+def copied(variable):
+    """Return the value of a variable as an array of its own, which no later step changes."""
+    return np.array(ops.convert_to_numpy(variable.value), copy=True)
+
+
+def write_arrays(prefix, arrays):
+    """Write named arrays in TensorFlow's checkpoint format."""
+    import tensorflow as tf
+
+    tf.raw_ops.SaveV2(
+        prefix=str(prefix),
+        tensor_names=list(arrays),
+        shape_and_slices=[""] * len(arrays),
+        tensors=list(arrays.values()),
+    )
+
+
+def read_arrays(prefix, variables):
+    """Assign the arrays of a file to variables; raise unless names, shapes and types are equal."""
+    import tensorflow as tf
+
+    reader = tf.train.load_checkpoint(str(prefix))
+    types, shapes = reader.get_variable_to_dtype_map(), reader.get_variable_to_shape_map()
+    found = {name: (types[name].name, tuple(shape)) for name, shape in shapes.items()}
+    wanted = {name: (str(v.dtype), tuple(v.shape)) for name, v in variables.items()}
+    for name in sorted(found | wanted):
+        if found.get(name) != wanted.get(name):
+            path = getattr(variables.get(name), "path", name)
+            raise ValueError(
+                f"{path} is {found.get(name, 'missing')} there, {wanted.get(name, 'nothing')} here."
+            )
+    for name, variable in variables.items():
+        variable.assign(reader.get_tensor(name))
 
 
 class ReadableCopy:
@@ -245,7 +264,16 @@ def is_pattern(folder):
     return re.search(r"[\[\]*?\\]", str(folder.resolve())) is not None
 
 
-def checksum(path):
-    """Return the SHA-256 of a file as hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def newest_place(folder):
+    """Return step and place in the data of the newest checkpoint in a folder, or (0, 0)."""
+    found = sorted(
+        (int(match[1]), path)
+        for path in folder.glob("ckpt-*.json")
+        if (match := re.fullmatch(r"ckpt-(\d+)\.json", path.name))
+    )
+    for step, path in reversed(found):
+        try:
+            return step, int(json.loads(path.read_text(encoding="utf-8"))["place"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            continue
+    return 0, 0

@@ -5,8 +5,10 @@ Tokenizers that `train` makes keep id 0 for padding, so that losses and masks ca
 
 import abc
 import functools
+import hashlib
 import json
 import re
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +31,12 @@ TWO_FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 # not do: TensorFlow's regular expressions cannot look ahead.
 PIECES = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s"
 # Before the first white space after a word or a sign both ways of cutting begin a new piece,
-# whatever follows. So a long text is encoded in parts, which takes little memory.
-SAFE_CUT = re.compile(r"(?<=[\w!-~，。、！？；：])(?=[ \n\t])")
+# whatever follows; so they do before a sign after a Chinese character, for texts without white
+# space. So a long text is encoded in parts, which takes little memory. What precedes is looked
+# at last: five times faster.
+SAFE_CUT = re.compile(
+    r"[ \n\t，。、！？；：](?<=[\w!-~，。、！？；：][ \n\t]|[一-龥][，。、！？；：])"
+)
 PART = 2**18  # characters
 SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -395,6 +401,15 @@ class BPETokenizer(Tokenizer):
         encode = functools.partial(self.library_tokenizer.encode, add_special_tokens=False)
         return np.concatenate([np.array(encode(part).ids, dtype="int32") for part in parts])
 
+    def encode_batch(self, texts):
+        texts = [as_text(text) for text in texts]
+        parts = [list(text_parts(text)) if self.can_cut else [text] for text in texts]
+        flat = [part for some in parts for part in some]
+        # On all cores at once.
+        found = self.library_tokenizer.encode_batch_fast(flat, add_special_tokens=False)
+        rows = iter(np.array(encoding.ids, dtype="int32") for encoding in found)
+        return [np.concatenate([next(rows) for _ in some]) for some in parts]
+
     def decode(self, token_ids):
         token_ids = id_list(token_ids)
         for token_id in {min(token_ids), max(token_ids)} if token_ids else ():
@@ -499,6 +514,14 @@ def load_tokenizer(path):
     return (CharTokenizer if is_char else BPETokenizer).load(path)
 
 
+def tokenizer_hash(tokenizer):
+    """Return a digest of the file that a tokenizer writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tokenizer.json"
+        tokenizer.save(path)
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
 def as_text(text):
     """Return a str; decode UTF-8 bytes, as NumPy and tf.data have them; raise for the rest."""
     text = text.numpy() if hasattr(text, "numpy") else text
@@ -521,11 +544,9 @@ def as_text(text):
 def text_parts(text, size=PART):
     """Cut a text into parts of about `size` characters, where a piece ends in any case."""
     start = 0
-    while len(text) - start > size:
-        cut = SAFE_CUT.search(text, start + size)
-        end = cut.start() if cut else len(text)
-        yield text[start:end]
-        start = end
+    while len(text) - start > size and (cut := SAFE_CUT.search(text, start + size)):
+        yield text[start : cut.start()]
+        start = cut.start()
     yield text[start:]
 
 

@@ -8,6 +8,8 @@ from tfgpt.data.batches import (
     windows,
 )
 from tfgpt.data.chat import dialogue_parts, encode_parts, join_parts, prompt_parts
+from tfgpt.data.documents import read_pieces
+from tfgpt.data.files import find_files
 from tfgpt.data.labelled import (
     BUNDLED,
     Labelled,
@@ -41,6 +43,7 @@ __all__ = [
     "dialogue_parts",
     "encode_pairs",
     "encode_parts",
+    "find_files",
     "join_parts",
     "load_answers",
     "load_dialogues",
@@ -54,6 +57,7 @@ __all__ = [
     "pair_windows",
     "prompt_parts",
     "random_batches",
+    "read_pieces",
     "shift",
     "short_pairs",
     "split_examples",

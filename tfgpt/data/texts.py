@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from tfgpt.data.encodings import kind_of_file
+
 
 def find_data():
     """Return the folder of the bundled texts: inside an installed wheel, or the repository's."""
@@ -12,15 +14,6 @@ def find_data():
 
 DATA_FOLDER = find_data()
 CORPORA = ("shakespeare", "chinese_poems")
-# How files begin that are often taken for text.
-FILE_STARTS = {
-    b"\xff\xfe": "UTF-16",
-    b"\xfe\xff": "UTF-16",
-    b"PK\x03\x04": "a zip file or an Office document (.xlsx, .docx)",
-    b"\xd0\xcf\x11\xe0": "an Office document (.xls, .doc)",
-    b"\x1f\x8b": "a gzip file",
-    b"%PDF": "a PDF",
-}
 
 
 def load_text(corpus):
@@ -72,11 +65,3 @@ def read_utf8(path, name, expected):
     if not text.strip():
         raise ValueError(f"{name} must not be empty, got {str(path)!r} without any text.")
     return text
-
-
-def kind_of_file(content):
-    """Name what a file is by its first bytes, if it is no text without NUL characters."""
-    for start, kind in FILE_STARTS.items():
-        if content.startswith(start):
-            return kind
-    return "UTF-16 or another file with NUL bytes" if b"\0" in content else None

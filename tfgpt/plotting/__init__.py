@@ -2,9 +2,11 @@
 
 from tfgpt.plotting.attention import plot_attention_overview, plot_attention_weights
 from tfgpt.plotting.basics import (
+    plot_histories,
     plot_history,
     plot_mask,
     plot_positional_encoding,
+    plot_rates,
     plot_schedule,
 )
 from tfgpt.plotting.classification import (
@@ -21,9 +23,11 @@ __all__ = [
     "plot_attention_weights",
     "plot_calibration",
     "plot_confusion",
+    "plot_histories",
     "plot_history",
     "plot_mask",
     "plot_positional_encoding",
+    "plot_rates",
     "plot_schedule",
     "view_attention",
 ]

@@ -156,3 +156,68 @@ def plot_history(history, title=None, save=None):
     axis.set_ylabel("loss (nats per token)")
     axis.legend()
     return add_title_and_save(figure, title, save)
+
+
+def plot_histories(histories, title=None, save=None):
+    """Draw the held-out losses of several trainings over the steps; training losses faintly.
+
+    Args:
+        histories: dict from label to rows, as `plot_history` takes them.
+        title: str above the figure, or None.
+        save: path to write to (.png, .svg, .pdf), or None.
+
+    Returns:
+        matplotlib Figure.
+
+    Raises:
+        ValueError: if there is no history, or one has no row.
+    """
+    check_save(save)
+    if not histories or not all(histories.values()):
+        raise ValueError("histories must hold at least one row each, and there must be one.")
+    figure, axes = new_figure(1, 1, size=(6.5, 4.0))
+    axis, lines = axes[0, 0], []
+    for number, history in enumerate(histories.values()):
+        color = f"C{number}"
+        steps, losses = zip(*((row["step"], row["loss"]) for row in history), strict=True)
+        (line,) = axis.plot(steps, losses, color=color, alpha=0.35, linewidth=1)
+        measured = [(row["step"], row["val_loss"]) for row in history if row["val_loss"]]
+        if measured:
+            (line,) = axis.plot(*zip(*measured, strict=True), color=color, marker="o")
+        lines.append(line)
+    axis.set_xlabel("step")
+    axis.set_ylabel("loss (nats per token)")
+    labels, style = style_text([show_space(label) for label in histories])
+    for text in axis.legend(lines, labels).get_texts():
+        text.update(style)
+    return add_title_and_save(figure, title, save)
+
+
+def plot_rates(rates, losses, best=None, title=None, save=None):
+    """Draw the losses of a search for a learning rate.
+
+    Args:
+        rates: float array (N,), ascending, > 0.
+        losses: float array (N,), nats per token.
+        best: float, a rate to mark, or None.
+        title: str above the figure, or None.
+        save: path to write to (.png, .svg, .pdf), or None.
+
+    Returns:
+        matplotlib Figure.
+
+    Raises:
+        ValueError: if the arrays differ in length or are empty.
+    """
+    check_save(save)
+    if len(rates) != len(losses) or not len(rates):
+        raise ValueError(f"rates and losses must be as many, got {len(rates)} and {len(losses)}.")
+    figure, axes = new_figure(1, 1, size=(6.0, 3.4))
+    axis = axes[0, 0]
+    axis.semilogx(rates, losses)
+    if best is not None:
+        axis.axvline(best, color="C1", linestyle="--", label=f"{best:.2g}")
+        axis.legend()
+    axis.set_xlabel("learning rate")
+    axis.set_ylabel("loss (nats per token)")
+    return add_title_and_save(figure, title, save)

@@ -18,7 +18,8 @@ import numpy as np
 from tfgpt.bundle import own_version, replaced_file
 from tfgpt.data.labelled import BUNDLED, bundled_path
 from tfgpt.gpt import GPT
-from tfgpt.runs import RunLock, keep_aside, termination_as_interrupt
+from tfgpt.run_folder import RunLock, keep_aside
+from tfgpt.signals import termination_as_interrupt
 from tfgpt.tasks.examples import choose_buckets, length_batches, padding_id
 from tfgpt.tasks.finetuned import (
     KINDS,

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tfgpt.plotting import plot_history
-from tfgpt.runs import set_aside
+from tfgpt.run_folder import set_aside
 from tfgpt.schedules import make_muon
 from tfgpt.training import set_seed, train
 

@@ -6,19 +6,20 @@ Its help needs no TensorFlow: what does is imported where it is used.
 import argparse
 import contextlib
 import importlib.metadata
-import itertools
 import os
 import re
 import sys
 import traceback
+
+from . import finetuning, training
 
 # TensorFlow would take all memory of a GPU that others may use too.
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 EXAMPLES = """examples:
   tfgpt demo                                          train on Shakespeare, about three minutes
-  tfgpt demo --corpus my_text.txt --run-dir runs/mine the same on your own UTF-8 text
-  tfgpt generate --run-dir runs/mine --prompt "The "  write with that model
+  tfgpt train --corpus my_texts --minutes 10          train on a folder of your own texts
+  tfgpt generate runs/mine --prompt "The "            write with that model
   echo "The " | tfgpt generate --prompt - --stop "."  a prompt from a pipe, up to a full stop
   tfgpt translate "In the beginning" --beam 4         English to Spanish, with a bundled model
   tfgpt finetune --task classify --data reviews_zh --out runs/reviews
@@ -123,8 +124,10 @@ def make_parser():
     demo.set_defaults(run=run_demo)
 
     generate = commands.add_parser("generate", help="write text with a trained model")
-    generate.add_argument("--run-dir", default="runs/demo", help="folder of the model")
+    generate.add_argument("folder", nargs="?", help="of the model: what --out of train was")
+    generate.add_argument("--run-dir", default="runs/demo", help="the same, for the demo")
     generate.add_argument("--prompt", help="text to continue; -: read it from standard input")
+    generate.add_argument("--prompts", help="file with a prompt per line; each is continued")
     generate.add_argument("--stop", action="append", help="end before this text; may come again")
     generate.add_argument("--tokens", type=int, default=500, help="tokens to generate")
     generate.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest")
@@ -171,168 +174,12 @@ def make_parser():
     base.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     base.set_defaults(run=run_pretrain_base)
 
-    add_finetune(commands)
-    predict = commands.add_parser("predict", help="use a fine-tuned model")
-    predict.add_argument("folder", help="what --out of finetune was")
-    predict.add_argument("text", nargs="?", help="one text")
-    predict.add_argument("--file", help="a text per line; -: standard input; writes TSV")
-    predict.add_argument("--base", help="the base of adapters, if it is not where it was")
-    predict.set_defaults(run=run_predict)
-
-    evaluate = commands.add_parser("evaluate", help="score a fine-tuned model on labelled texts")
-    evaluate.add_argument("folder", help="what --out of finetune was")
-    evaluate.add_argument("--data", required=True, help="as for finetune")
-    evaluate.add_argument("--base", help="the base of adapters, if it is not where it was")
-    add_columns(evaluate)
-    evaluate.set_defaults(run=run_evaluate)
-
-    chat = commands.add_parser("chat", help="talk with a fine-tuned model")
-    chat.add_argument("folder", help="what --out of finetune was")
-    chat.add_argument("--temperature", type=float, default=0.0, help="0: always the likeliest")
-    chat.add_argument("--base", help="the base of adapters, if it is not where it was")
-    chat.add_argument("--seed", type=int, help="the same seed gives the same answers")
-    chat.set_defaults(run=run_chat)
-
+    finetuning.add_commands(commands)
+    training.add_commands(commands)
     doctor = commands.add_parser("doctor", help="check versions, devices, CUDA and XLA")
     doctor.add_argument("--json", action="store_true", help="print the checks as JSON")
     doctor.set_defaults(run=run_doctor)
     return parser
-
-
-def add_finetune(commands):
-    """Describe `tfgpt finetune`."""
-    tune = commands.add_parser(
-        "finetune",
-        help="teach a model labels, tags or answers",
-        description="Teach a GPT labels, tags or answers; score it beside simple baselines.",
-    )
-    tune.add_argument("--task", required=True, help="classify, tag, qa, summarise, chat or lm")
-    tune.add_argument(
-        "--data",
-        required=True,
-        help="reviews_zh, definitions, sections (classify), addresses (tag), quiz (qa), "
-        "summaries (summarise), dialogues (chat), or a .tsv, .csv, .jsonl or .conll file; for lm "
-        "shakespeare or a text file",
-    )
-    tune.add_argument("--out", required=True, help="folder for the model and its report")
-    tune.add_argument(
-        "--base",
-        help="base_en, base_zh, the folder of a model, or a GPT-2 from Hugging Face: gpt2; "
-        "without it a bundled one of the language",
-    )
-    tune.add_argument(
-        "--method",
-        default="lora",
-        help="full, last-n, lora, dora, adalora, adapter, ia3, prefix or prompt",
-    )
-    tune.add_argument("--epochs", type=int, help="at most so many passes over the data")
-    tune.add_argument("--batch-size", type=int, help="texts per step")
-    tune.add_argument("--learning-rate", type=float, help="the highest; by default of the method")
-    tune.add_argument("--last", type=int, help="blocks that learn, with last-n")
-    tune.add_argument("--rank", type=int, help="of LoRA; the size of other adapters")
-    tune.add_argument("--layers", help="pattern of the layers that are adapted")
-    tune.add_argument("--decay", type=float, help="of the rate from block to block, with full")
-    tune.add_argument(
-        "--gradual", action="store_true", default=None, help="one more block per epoch, with full"
-    )
-    tune.add_argument("--patience", type=int, help="epochs without improvement before the end")
-    tune.add_argument("--dropout", type=float, help="of the head, and of the model with full")
-    tune.add_argument(
-        "--class-weights", action="store_true", default=None, help="rare classes count as much"
-    )
-    tune.add_argument(
-        "--pooling", default="first-last", help="of a classifier: mean, last or first-last"
-    )
-    tune.add_argument("--seed", type=int, default=0, help="seed of weights and order")
-    tune.add_argument("--seeds", type=int, default=1, help="so many trainings; their mean")
-    add_columns(tune)
-    tune.set_defaults(run=run_finetune)
-
-
-def add_columns(parser):
-    """Describe the options that say what to read of a file."""
-    for name in ("text", "label", "prompt", "answer"):
-        parser.add_argument(f"--{name}", help=f"name or place of the column with the {name}")
-    parser.add_argument(
-        "--header",
-        action=argparse.BooleanOptionalAction,
-        help="whether the first line names the columns",
-    )
-    parser.add_argument("--language", help="of bundled dialogues: english or chinese")
-
-
-def columns_of(options):
-    """Return the options of `add_columns` that were given."""
-    names = ("text", "label", "prompt", "answer", "header", "language")
-    found = {name: getattr(options, name) for name in names}
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def run_finetune(options):
-    """Train and score, with the options of `tfgpt finetune`."""
-    from dataclasses import fields
-
-    from tfgpt.tasks.finetune import finetune
-    from tfgpt.tasks.methods import MethodSettings
-
-    names = [field.name for field in fields(MethodSettings)]
-    asked = {name: getattr(options, name) for name in names}
-    finetune(
-        options.task,
-        options.data,
-        options.out,
-        options.base,
-        MethodSettings(**{name: value for name, value in asked.items() if value is not None}),
-        seed=options.seed,
-        seeds=options.seeds,
-        pooling=options.pooling,
-        columns=columns_of(options),
-    )
-
-
-def run_predict(options):
-    """Print predictions, with the options of `tfgpt predict`."""
-    if (options.text is None) == (options.file is None):
-        raise ValueError("predict needs either a text or --file.")
-    from tfgpt.tasks.finetuned import check_texts, load_finetuned
-
-    check_texts([options.text] if options.file is None else [])
-    model = load_finetuned(options.folder, options.base)
-    if options.text is not None:
-        print("\t".join(*model.rows([options.text])))
-        return
-    with contextlib.ExitStack() as stack:
-        if options.file == "-":
-            lines = (line.decode("utf-8") for line in sys.stdin.buffer)
-        else:
-            lines = stack.enter_context(open(options.file, encoding="utf-8"))
-        write_predictions(model, (line.rstrip("\r\n") for line in lines))
-    if model.cut:
-        print(f"{model.cut:,} texts were longer than the context.", file=sys.stderr)
-
-
-def write_predictions(model, texts):
-    """Write a TSV line per text, as soon as it is known: predictions, then the text."""
-    print("\t".join([*model.columns, "text"]))
-    texts, again = itertools.tee(texts)
-    for cells, text in zip(model.rows(texts), again, strict=True):
-        print("\t".join([*(" ".join(cell.split()) for cell in cells), text.replace("\t", " ")]))
-
-
-def run_evaluate(options):
-    """Print scores, with the options of `tfgpt evaluate`."""
-    from tfgpt.tasks.finetune import evaluate_finetuned
-
-    evaluate_finetuned(options.folder, options.data, options.base, columns_of(options))
-
-
-def run_chat(options):
-    """Talk, with the options of `tfgpt chat`."""
-    from tfgpt.tasks.chat import chat
-    from tfgpt.tasks.finetuned import load_finetuned
-
-    model = load_finetuned(options.folder, options.base)
-    chat(model, temperature=options.temperature, seed=options.seed)
 
 
 def run_demo(options):
@@ -344,13 +191,32 @@ def run_demo(options):
 
 def run_generate(options):
     """Print a sample as it is written, with the options of `tfgpt generate`."""
-    from tfgpt.tasks.demo import sample_start
     from tfgpt.tasks.language_model import LanguageModel
 
-    text_model = LanguageModel.load(options.run_dir)
+    text_model = LanguageModel.load(options.folder or options.run_dir)
+    if options.prompts is not None:
+        if options.prompt is not None:
+            raise ValueError("generate needs --prompt or --prompts, got both.")
+        for number, line in enumerate(read_lines(options.prompts)):
+            seed = None if options.seed is None else options.seed + number
+            write_sample(text_model, line, options, seed)
+        return
     prompt = options.prompt
     if prompt == "-":  # UTF-8, whatever the terminal is set to
         prompt = sys.stdin.buffer.read().decode("utf-8").rstrip("\n")
+    write_sample(text_model, prompt, options, options.seed)
+
+
+def read_lines(path):
+    """List the lines of a UTF-8 file that are not empty."""
+    with open(path, encoding="utf-8") as file:
+        return [line.rstrip("\r\n") for line in file if line.strip()]
+
+
+def write_sample(text_model, prompt, options, seed):
+    """Print a prompt and its continuation, as it is written."""
+    from tfgpt.tasks.demo import sample_start
+
     pieces = text_model.stream(
         sample_start(text_model.tokenizer, prompt),
         options.tokens,
@@ -361,7 +227,7 @@ def run_generate(options):
         repetition_penalty=options.repetition_penalty,
         no_repeat_ngram_size=options.no_repeat_ngram,
         stop_strings=options.stop,
-        seed=options.seed,
+        seed=seed,
     )
     print(prompt or "", end="", flush=True)
     for piece in pieces:

@@ -1,0 +1,56 @@
+"""Ctrl-C, SIGTERM and SIGHUP during a training: the step under way counts, the work is kept."""
+
+import contextlib
+import signal
+import threading
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP came: stop as after Ctrl-C, then end with the code for it."""
+
+    def __init__(self, number):
+        super().__init__(f"signal {number}")
+        self.number = number
+
+
+def on_main_thread():
+    """Say whether signals can be handled here: other threads receive none."""
+    return threading.current_thread() is threading.main_thread()
+
+
+@contextlib.contextmanager
+def termination_as_interrupt():
+    """Raise Terminated for SIGTERM and SIGHUP inside the block, where nobody handles them."""
+    numbers = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]
+    if not on_main_thread():
+        numbers = []
+
+    def stop(number, frame):
+        raise Terminated(number)
+
+    mine = [n for n in numbers if n is not None and signal.getsignal(n) is signal.SIG_DFL]
+    for number in mine:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in mine:
+            signal.signal(number, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def delayed_interrupt():
+    """Let Ctrl-C, SIGTERM and SIGHUP wait until the block is done: a step counts whole or not."""
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [getattr(signal, name) for name in names] if on_main_thread() else []
+    received, handlers = [], {}
+    for number in numbers:
+        if callable(signal.getsignal(number)):  # not ignored, not the system's own
+            handlers[number] = signal.signal(number, lambda n, frame: received.append(n))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if received:
+        signal.raise_signal(received[0])

@@ -1,0 +1,72 @@
+"""What a training would take: `tfgpt train --dry-run`."""
+
+import numpy as np
+
+from tfgpt.tasks.memory import memory_of
+from tfgpt.tasks.sizes import Sizes
+
+# What GPTs of 1 to 10 million weights reached on the bundled texts, in minutes to an hour.
+BITS_PER_BYTE = (1.5, 2.5)
+
+
+def forecast(job):
+    """Say what a job would take: weights, memory, time, losses to expect.
+
+    Args:
+        job: Job of `tfgpt.tasks.pretrain`. Some steps of it are run, to know their time.
+
+    Returns:
+        str of a few lines.
+    """
+    settings = job.settings
+    seconds = job.measure_step(settings)
+    memory = memory_of_settings(settings, job.tokenizer.vocab_size)
+    size = job.corpus.text_bytes / (len(job.corpus.training) + len(job.corpus.held_out))
+    low, high = (bits * size * np.log(2) for bits in BITS_PER_BYTE)
+    start = np.log(job.tokenizer.vocab_size)
+    parts = ", ".join(f"{name} {value / 1e6:,.0f}" for name, value in memory.items())
+    lines = [
+        f"{sizes_of(settings, job.tokenizer.vocab_size).parameters:,} weights",
+        f"memory of a step  about {sum(memory.values()) / 1e6:,.0f} MB: {parts}",
+        f"a step            {settings.batch_size * settings.context:,} tokens, {seconds:.3f} s",
+        f"training          {settings.steps:,} steps, about {duration(settings.steps * seconds)}",
+        f"loss              from ln(V) = {start:.2f} to about {low:.2f} to {min(high, start):.2f} "
+        f"nats per token ({BITS_PER_BYTE[0]} to {BITS_PER_BYTE[1]} bits per byte)",
+        f"passes            {job.passes():,.1f} over {len(job.training):,} tokens",
+        *(f"Note: {warning}" for warning in job.warnings()),
+        "Nothing was trained.",
+    ]
+    return "\n".join(lines)
+
+
+def sizes_of(settings, vocab_size):
+    """Return the sizes of the model that settings make."""
+    positions = "learned" if settings.preset.startswith("gpt2") else "rotary"
+    shape = (settings.layers, settings.width, settings.heads)
+    return Sizes(*shape, vocab_size, settings.context, positions=positions)
+
+
+def memory_of_settings(settings, vocab_size):
+    """Return the bytes of a training step with these settings, by what holds them."""
+    precision = "float32" if settings.precision == "float32" else f"mixed_{settings.precision}"
+    sizes = sizes_of(settings, vocab_size)
+    rows = -(-settings.batch_size // settings.accumulate)
+    optimizer = settings.optimizer if settings.optimizer in ("adamw", "muon") else "adamw"
+    memory = memory_of(sizes, rows, optimizer, precision)
+    if optimizer != settings.optimizer:
+        memory["optimizer"] = 4 * sizes.parameters  # one moment
+    if settings.ema is not None:
+        memory["averages"] = 4 * sizes.parameters
+    return memory
+
+
+def duration(seconds):
+    """Write a time with the unit that suits it.
+
+    Example:
+        >>> duration(90), duration(5400), duration(200000)
+        ('90 s', '90 min', '56 h')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
