@@ -159,7 +159,7 @@ def train(
     last_save = time.monotonic()
     with termination_as_interrupt(), run:
         log = Log(
-            *(run, steps, progress, lambda: float(optimizer.learning_rate), spike),
+            *(run, steps, progress, lambda: rate_of(optimizer), spike),
             skips=most_faults if on_fault == "skip" else 0,
         )
         validate_cut_off(run, log, validate, validate_every)
@@ -309,9 +309,14 @@ class Listeners:
             self.callbacks.on_train_end()
 
 
+def rate_of(optimizer):
+    """Return the learning rate of the next step; replicas of a strategy have copies of it."""
+    return float(ops.convert_to_numpy(optimizer.learning_rate))
+
+
 def warn_of_rate_0(optimizer, step, is_quiet):
     """Warn, once per place in the program, of a schedule that ended before the training."""
-    if not is_quiet and ops.convert_to_numpy(optimizer.learning_rate) == 0:
+    if not is_quiet and rate_of(optimizer) == 0:
         warnings.warn(
             f"The learning rate is 0 from step {step} on: the optimizer's schedule has ended, and "
             "nothing is learned. Make a schedule for all steps.",
