@@ -43,6 +43,12 @@ def is_chief():
     return int(task.get("index", 0)) == 0
 
 
+def is_one_of_several():
+    """Say whether TF_CONFIG lists more than one process."""
+    cluster = read_tf_config().get("cluster", {})
+    return sum(len(hosts) for hosts in cluster.values()) > 1
+
+
 def read_tf_config():
     """Return what TF_CONFIG holds: dict, empty without it."""
     text = os.environ.get("TF_CONFIG") or "{}"
