@@ -47,8 +47,8 @@ def test_without_predictions_the_legend_has_no_star():
 def test_losses_are_written_as_plain_numbers():
     figure = plot_scaling_law(LAW, SIZES, TOKENS, LOSSES)
     figure.savefig(io.BytesIO(), format="svg")
-    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert "1.4" in labels and not any("10" in label for label in labels)
+    values = [float(label.get_text()) for label in figure.axes[0].get_yticklabels()]
+    assert values == sorted(values) and 1.4 in values
 
 
 def test_a_ring_marks_the_best_rate_of_each_width_and_rates_are_in_order():
@@ -58,7 +58,13 @@ def test_a_ring_marks_the_best_rate_of_each_width_and_rates_are_in_order():
     for axis in figure.axes:
         assert list(axis.lines[0].get_xdata()) == sorted(RATES)
         assert axis.get_xscale() == "log"
-    assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
+
+
+def test_the_panels_have_one_loss_axis_that_shows_all_points():
+    curves = {"low": {8: (RATES, [1, 1, 1.2])}, "high": {8: (RATES, [5, 4, 3])}}
+    limits = [axis.get_ylim() for axis in plot_best_rates(curves).axes]
+    assert limits[0] == limits[1]
+    assert limits[0][0] < 1 and limits[0][1] > 5
 
 
 def test_a_width_has_one_colour_in_all_panels():

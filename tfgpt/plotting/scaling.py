@@ -85,13 +85,13 @@ def plot_best_rates(curves, title=None, save=None):
     widths = sorted({width for rule in curves.values() for width in rule})
     colour_of = dict(zip(widths, colours(len(widths)), strict=True))
     for axis, (rule, by_width) in zip(axes[0], curves.items(), strict=True):
+        axis.sharey(axes[0, 0])
         for width, (rates, losses) in sorted(by_width.items()):
             draw_rates(axis, rates, losses, colour_of[width], f"width {width}")
         (text,), style = style_text([str(rule)])
         axis.set_title(text, **style)
         axis.set_xscale("log")
         axis.set_xlabel("learning rate")
-        axis.sharey(axes[0, 0])
     axes[0, 0].set_ylabel(LOSS_LABEL)
     axes[0, 0].legend()
     return add_title_and_save(figure, title, save)
@@ -146,7 +146,7 @@ def label_losses(axis):
     """Write losses as plain numbers: a logarithmic axis of less than ten times has none."""
     from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
-    axis.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
+    axis.yaxis.set_major_locator(MaxNLocator(nbins=10, steps=[1, 2, 5, 10]))
     axis.yaxis.set_major_formatter(ScalarFormatter())
     axis.yaxis.set_minor_locator(NullLocator())
     axis.set_ylabel(LOSS_LABEL)
