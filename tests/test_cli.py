@@ -57,6 +57,20 @@ def small_text(tmp_path):
         (["generate", "--run-dir", "nothing"], "folder must hold config.json"),
         (["train-translation", "--corpus", "{text}"], "source and translation on every line, .*1"),
         (["train-translation", "--steps", "0"], "steps must be an integer >= 1, got 0"),
+        (["translate"], "translate needs either a text or --file"),
+        (["translate", "--file", "x", "--attention", "y"], "--attention needs one text, not --fil"),
+        (["train", "--corpus", "missing"], "corpus must be one of .*'missing'"),
+        (["train", "--set", "stepz=3"], "--set must hold known settings, got 'stepz': did you me"),
+        (["plan", "--params", "12X"], "params must be a count"),
+        (["plan", "--params", "124M", "--devices", "8xZ1"], "devices must"),
+        (["compare", "one"], "compare needs at least two runs, got 1"),
+        (["evaluate", "nothing"], "folder must hold config.json"),
+        (["plot", "nothing"], "folder must hold config.json"),
+        (["export", "nothing", "--out", "x"], "folder must hold config.json"),
+        (
+            ["launch", "--processes", "0", "--", "doctor"],
+            "processes must be an integer >= 1, got 0",
+        ),
         (["translate", "", "--checkpoint", "nothing"], "folder must be verses_en-es, .*'nothing'"),
     ],
 )
@@ -71,6 +85,8 @@ def test_wrong_input_gives_one_line_and_writes_nothing(
     run_dir = tmp_path / "run"
     if arguments[0] in ("demo", "train-translation"):
         arguments += ["--run-dir", str(run_dir)]
+    if arguments[0] == "train":
+        arguments += ["--out", str(run_dir)]
 
     assert cli.main(arguments) == 2
     error = capsys.readouterr().err

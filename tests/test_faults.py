@@ -24,7 +24,7 @@ from test_runs import (
 
 from tfgpt import GPT, CharTokenizer, LanguageModel
 from tfgpt.bundle import load_bundle
-from tfgpt.checkpoints import Checkpoints, read_arrays, write_arrays
+from tfgpt.checkpoints import Checkpoints, read_arrays, read_model, write_arrays
 from tfgpt.data.passes import Batches
 from tfgpt.history import read_history
 from tfgpt.training import train
@@ -512,3 +512,38 @@ def test_tf_data_that_shuffles_resumes_bit_for_bit(tmp_path):
     run(10, tmp_path, dataset=data(), **options)
     _, result = run(20, tmp_path, make_model(seed=99), data(), resume=True, **options)
     assert_equal_bits(result, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_half_precision_resumes_with_its_loss_scale_bit_for_bit(tmp_path, precision):
+    options = {"mixed_precision": precision}
+    _, expected = run(20, **options)
+    run(10, tmp_path, **options)
+    _, result = run(20, tmp_path, make_model(seed=99), resume=True, **options)
+    assert_equal_bits(result, expected)
+
+
+def test_a_place_that_cannot_be_a_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OSError, match="file"):
+        run(5, tmp_path / "file" / "run", make_table())
+
+
+@pytest.mark.slow
+def test_any_checkpoint_of_a_run_gives_its_weights(tmp_path):
+    kept = {}
+    model = make_model()
+    run(20, tmp_path, model, on_step=lambda step, result: kept.update({step: model.get_weights()}))
+    other = make_model(seed=9)
+    for step in (15, 20):
+        read_model(tmp_path, step, other)
+        assert_equal_bits(other.get_weights(), kept[step])
+    with pytest.raises(ValueError, match=r"step must be that of a checkpoint, \[15, 20\], got 5"):
+        read_model(tmp_path, 5, other)
+    (data,) = (tmp_path / "checkpoint").glob("ckpt-15.data*")
+    data.write_bytes(b"x")
+    with pytest.raises(ValueError, match="undamaged checkpoint, got 15: ckpt-15.data.* has other"):
+        read_model(tmp_path, 15, other)
+    with pytest.raises(ValueError, match="there, .* here"):
+        read_model(tmp_path, 20, make_model(d_model=16))

@@ -27,8 +27,8 @@ class Checkpoints:
     Args:
         folder: Path; made when something is written.
         model: Keras model.
-        optimizer: Keras optimizer, built.
-        batches: Batches.
+        optimizer: Keras optimizer, built; None to read the model alone.
+        batches: Batches, or None.
         keep: int >= 1, how many checkpoints stay.
     """
 
@@ -39,8 +39,8 @@ class Checkpoints:
         # By number, not by name: Keras counts the names of layers on in one process.
         self.variables = {
             f"{owner}/{number}": variable
-            for owner, found in (("model", model.variables), ("optimizer", optimizer.variables))
-            for number, variable in enumerate(found)
+            for owner, part in (("model", model), ("optimizer", optimizer))
+            for number, variable in enumerate(part.variables if part is not None else ())
         }
         self.writer = None  # the thread that writes
         self.error = None  # what went wrong in it
@@ -221,13 +221,42 @@ def write_arrays(prefix, arrays):
     )
 
 
-def read_arrays(prefix, variables):
-    """Assign the arrays of a file to variables; raise unless names, shapes and types are equal."""
+def read_model(folder, step, model):
+    """Give a model the weights of one checkpoint of a run, also while the run goes on.
+
+    Args:
+        folder: path of the run.
+        step: int, of the checkpoint.
+        model: built Keras model, made like the one that is trained.
+
+    Raises:
+        ValueError: if there is no such checkpoint, it is damaged, or of another model.
+    """
+    checkpoints = Checkpoints(Path(folder) / "checkpoint", model, None, None)
+    steps = checkpoints.steps()
+    if step not in steps:
+        raise ValueError(f"step must be that of a checkpoint, {steps}, got {step!r}.")
+    fault = checkpoints.find_fault(step)
+    if fault is not None:
+        raise ValueError(f"step must be that of an undamaged checkpoint, got {step}: {fault}.")
+    with ReadableCopy(checkpoints.folder, {f"ckpt-{step}"}) as place:
+        read_arrays(place / f"ckpt-{step}", checkpoints.variables, only="model/")
+
+
+def read_arrays(prefix, variables, only=""):
+    """Assign the arrays of a file to variables; raise unless names, shapes and types are equal.
+
+    With `only`, arrays of other names are passed over.
+    """
     import tensorflow as tf
 
     reader = tf.train.load_checkpoint(str(prefix))
     types, shapes = reader.get_variable_to_dtype_map(), reader.get_variable_to_shape_map()
-    found = {name: (types[name].name, tuple(shape)) for name, shape in shapes.items()}
+    found = {
+        name: (types[name].name, tuple(shape))
+        for name, shape in shapes.items()
+        if name.startswith(only)
+    }
     wanted = {name: (str(v.dtype), tuple(v.shape)) for name, v in variables.items()}
     for name in sorted(found | wanted):
         if found.get(name) != wanted.get(name):

@@ -127,7 +127,8 @@ def make_parser():
     generate.add_argument("folder", nargs="?", help="of the model: what --out of train was")
     generate.add_argument("--run-dir", default="runs/demo", help="the same, for the demo")
     generate.add_argument("--prompt", help="text to continue; -: read it from standard input")
-    generate.add_argument("--prompts", help="file with a prompt per line; each is continued")
+    generate.add_argument("--prompts", help="file with a prompt per line (-: standard input)")
+    generate.add_argument("--step", type=int, help="use the checkpoint of this step of a run")
     generate.add_argument("--stop", action="append", help="end before this text; may come again")
     generate.add_argument("--tokens", type=int, default=500, help="tokens to generate")
     generate.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest")
@@ -156,7 +157,8 @@ def make_parser():
     train.set_defaults(run=run_train_translation)
 
     translate = commands.add_parser("translate", help="translate text with a trained translator")
-    translate.add_argument("text", help="what to translate")
+    translate.add_argument("text", nargs="?", help="what to translate")
+    translate.add_argument("--file", help="a text per line; -: standard input")
     translate.add_argument(
         "--checkpoint",
         default="verses_en-es",
@@ -193,7 +195,12 @@ def run_generate(options):
     """Print a sample as it is written, with the options of `tfgpt generate`."""
     from tfgpt.tasks.language_model import LanguageModel
 
-    text_model = LanguageModel.load(options.folder or options.run_dir)
+    folder = options.folder or options.run_dir
+    text_model = LanguageModel.load(folder)
+    if options.step is not None:
+        from tfgpt.checkpoints import read_model
+
+        read_model(folder, options.step, text_model.model)
     if options.prompts is not None:
         if options.prompt is not None:
             raise ValueError("generate needs --prompt or --prompts, got both.")
@@ -208,9 +215,13 @@ def run_generate(options):
 
 
 def read_lines(path):
-    """List the lines of a UTF-8 file that are not empty."""
-    with open(path, encoding="utf-8") as file:
-        return [line.rstrip("\r\n") for line in file if line.strip()]
+    """List the lines of a UTF-8 file that are not empty; -: of the standard input."""
+    if path == "-":
+        content = sys.stdin.buffer.read().decode("utf-8")
+    else:
+        with open(path, encoding="utf-8") as file:
+            content = file.read()
+    return [line for line in content.splitlines() if line.strip()]
 
 
 def write_sample(text_model, prompt, options, seed):
@@ -256,9 +267,17 @@ def run_train_translation(options):
 
 def run_translate(options):
     """Print a translation, with the options of `tfgpt translate`."""
+    if (options.text is None) == (options.file is None):
+        raise ValueError("translate needs either a text or --file.")
+    if options.file is not None and options.attention:
+        raise ValueError("--attention needs one text, not --file.")
     from tfgpt.tasks.translator import Translator
 
     translator = Translator.load(options.checkpoint)
+    if options.file is not None:
+        for text in read_lines(options.file):
+            print(translator.translate(text, beam_size=options.beam), flush=True)
+        return
     print(translator.translate(options.text, beam_size=options.beam))
     if options.attention:
         alignment = translator.align(options.text, beam_size=options.beam)

@@ -100,14 +100,16 @@ def random_batches(token_ids, context_length, batch_size, seed=0):
 
     check_positive("batch_size", batch_size)
     corpus = tf.constant(check_corpus(token_ids, context_length))
-    places = tf.range(context_length + 1)
+    # A longer text needs larger numbers; both draw in their own way.
+    place_type = tf.int32 if len(token_ids) < 2**31 else tf.int64
+    places = tf.range(context_length + 1, dtype=place_type)
 
     def draw(index):
         starts = tf.random.stateless_uniform(
             (batch_size, 1),
             seed=tf.stack([tf.constant(seed, tf.int64), index]),
-            maxval=len(token_ids) - context_length,
-            dtype=tf.int32,
+            maxval=tf.constant(len(token_ids) - context_length, place_type),
+            dtype=place_type,
         )
         examples = tf.gather(corpus, starts + places)  # (B, 1) + (T + 1,) -> (B, T + 1)
         return shift(examples)
