@@ -133,7 +133,7 @@ def test_a_fault_without_a_checkpoint_stops(tmp_path):
     ("options", "message"),
     [
         ({"on_fault": "ignore"}, "on_fault must be one of"),
-        ({"on_fault": "rollback"}, "needs checkpoints: pass run_dir"),
+        ({"on_fault": "rollback"}, "needs one process and its checkpoints: pass run_dir"),
         ({"on_write_error": "ignore"}, "on_write_error must be one of"),
         ({"spike": 1.0}, "spike must be > 1 or None, got 1.0"),
         ({"checkpoint_minutes": 0}, "checkpoint_minutes must be > 0 or None, got 0"),

@@ -158,8 +158,8 @@ import os, signal, sys, time
 import keras
 import numpy as np
 import tfgpt
-from tfgpt.replicas import copy_from_chief, from_chief, is_chief
-from tfgpt.replicas import scope_of, strategy_of_environment
+from tfgpt.replicas import scope_of
+from tfgpt.workers import copy_from_chief, from_chief, is_chief, strategy_of_environment
 
 strategy = strategy_of_environment()
 with scope_of(strategy):

@@ -1,4 +1,4 @@
-"""Tests of tfgpt.replicas: several devices and processes learn what one device learns."""
+"""Tests of tfgpt.replicas and tfgpt.workers: together they learn what one device learns."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfgpt import GPT, replicas
+from tfgpt import GPT, replicas, workers
 from tfgpt.tasks.launch import launch
 from tfgpt.training import make_evaluation_step, make_train_step
 
@@ -28,8 +28,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 import tfgpt
-from tfgpt.replicas import copy_from_chief, from_chief, is_chief
-from tfgpt.replicas import scope_of, strategy_of_environment
+from tfgpt.replicas import scope_of
+from tfgpt.workers import copy_from_chief, from_chief, is_chief, strategy_of_environment
 
 def gpt():
     return tfgpt.GPT(11, 8, 1, 16, 2)
@@ -86,7 +86,7 @@ cases = {
     "averages": (gpt, adam(clipnorm=0.1, **averaged), {"steps": 3, "clip_norm": None}),
     "accumulation": (gpt, adam(gradient_accumulation_steps=2), {"steps": 4}),
     "parts": (gpt, adam(), {"accumulate": 2, "jit_compile": "parts"}),
-    "unpadded": (gpt, adam(), {"pad_id": None}),
+    "unpadded": (gpt, adam(), {"pad_id": None, "skip_nonfinite": True}),
     "regularizer": (bigram, adam(), {}),
     "cast": (lambda: tfgpt.cast_model(gpt(), "bfloat16"), adam(), {}),
     "bfloat16": (gpt, adam(), {"mixed_precision": "bfloat16"}),
@@ -352,18 +352,18 @@ CLUSTER = {"worker": ["a:1", "b:1"]}
 )
 def test_one_process_is_the_chief(monkeypatch, cluster, task, expected):
     monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": task}))
-    assert replicas.is_chief() is expected
+    assert workers.is_chief() is expected
 
 
 def test_without_tf_config_a_process_is_alone(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
-    assert replicas.is_chief()
-    assert replicas.strategy_of_environment() is None
-    assert replicas.from_chief(None, 3) == 3.0
+    assert workers.is_chief()
+    assert workers.strategy_of_environment() is None
+    assert workers.from_chief(None, 3) == 3.0
 
 
 @pytest.mark.parametrize("text", ["{", "3", '"a"'])
 def test_a_tf_config_that_is_no_object_is_refused(monkeypatch, text):
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(ValueError, match="TF_CONFIG must be a JSON object with cluster and task"):
-        replicas.is_chief()
+        workers.is_chief()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfgpt import GPT, Transformer, training
+from tfgpt import GPT, Transformer, train_step
 from tfgpt.losses import MaskedLoss, masked_accuracy, masked_loss
 from tfgpt.machine import devices
 from tfgpt.schedules import WarmupLinearDecay, WarmupSchedule
@@ -24,7 +24,7 @@ SLOW = pytest.mark.slow
 
 def make_train_step(*arguments, jit_compile=False, **options):
     """Make a step that is compiled only in tests of compiling: it takes seconds."""
-    return training.make_train_step(*arguments, jit_compile=jit_compile, **options)
+    return train_step.make_train_step(*arguments, jit_compile=jit_compile, **options)
 
 
 def small_gpt(seed=0, **options):
@@ -830,7 +830,7 @@ def test_many_batch_lengths_give_the_losses_of_the_plain_step():
     for length in range(1, 15):
         batch = make_batch(length=length)
         assert float(parts(batch)["loss"]) == pytest.approx(float(plain(batch)["loss"]), rel=1e-5)
-    assert parts.experimental_get_tracing_count() <= training.MOST_SHAPES + 2
+    assert parts.experimental_get_tracing_count() <= train_step.MOST_SHAPES + 2
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int64"])
@@ -891,11 +891,11 @@ def test_where_xla_fails_training_goes_on_without_it(monkeypatch):
     devices.xla_works.cache_clear()
     try:
         with pytest.warns(UserWarning, match="XLA failed on this machine.*no ptxas"):
-            step = training.make_train_step(small_gpt(), "sgd")
+            step = train_step.make_train_step(small_gpt(), "sgd")
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            training.make_train_step(small_gpt(), "sgd")  # says it once
-        monkeypatch.setattr(training, "replaced", fail)
+            train_step.make_train_step(small_gpt(), "sgd")  # says it once
+        monkeypatch.setattr(train_step, "replaced", fail)
         assert float(step(make_batch())["loss"]) == pytest.approx(math.log(VOCAB), abs=0.05)
     finally:
         devices.xla_works.cache_clear()

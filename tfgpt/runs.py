@@ -33,6 +33,7 @@ from tfgpt.history import (
 )
 from tfgpt.run_folder import RunLock, holds_run, keep_aside, read_run
 from tfgpt.tokenizers import tokenizer_hash
+from tfgpt.workers import copy_from_chief, from_chief, is_chief, is_one_of_several
 
 BEST = "best"
 # What may differ when a run goes on: names, how long it is to go, what is done about faults.
@@ -137,6 +138,17 @@ class Run:
         self.write_start(self.folder, run=facts)
         if self.history:
             self.write_history()  # without the rows of steps that come again
+
+    def follow_chief(self, strategy):
+        """Take over the state of the first process, which alone has the folder."""
+        if not is_one_of_several():
+            return
+        step = int(from_chief(strategy, self.step))
+        place = int(from_chief(strategy, self.batches.place_at(self.step)))
+        copy_from_chief(strategy, [*self.model.variables, *self.optimizer.variables])
+        if not is_chief():
+            self.step = step
+            self.batches.seek(step, place, None)
 
     def write_start(self, folder, **facts):
         """Write config.json and tokenizer.json."""

@@ -19,8 +19,13 @@ def on_main_thread():
 
 
 @contextlib.contextmanager
-def termination_as_interrupt():
-    """Raise Terminated for SIGTERM and SIGHUP inside the block, where nobody handles them."""
+def termination_as_interrupt(ignored=False):
+    """Raise Terminated for SIGTERM and SIGHUP inside the block, where nobody handles them.
+
+    Args:
+        ignored: bool, do nothing about them, nor about Ctrl-C: of several processes the first
+            one saves and ends, and the others end with it.
+    """
     numbers = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]
     if not on_main_thread():
         numbers = []
@@ -29,13 +34,13 @@ def termination_as_interrupt():
         raise Terminated(number)
 
     mine = [n for n in numbers if n is not None and signal.getsignal(n) is signal.SIG_DFL]
-    for number in mine:
-        signal.signal(number, stop)
+    mine += [signal.SIGINT] if ignored and on_main_thread() else []
+    handlers = {n: signal.signal(n, signal.SIG_IGN if ignored else stop) for n in mine}
     try:
         yield
     finally:
-        for number in mine:
-            signal.signal(number, signal.SIG_DFL)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

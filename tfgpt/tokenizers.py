@@ -219,6 +219,11 @@ class CharTokenizer(Tokenizer):
             )
         return token_ids
 
+    def encode_batch(self, texts):
+        texts = [as_text(text) for text in texts]
+        joined = self.encode("".join(texts))  # many short texts take as long as one
+        return np.split(joined, np.cumsum([len(text) for text in texts])[:-1]) if texts else []
+
     def decode(self, token_ids):
         return "".join(self.id_to_token(index) for index in id_list(token_ids) if index)
 

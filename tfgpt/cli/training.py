@@ -61,6 +61,16 @@ def add_commands(commands):
     compare.set_defaults(run=run_compare)
 
     add_plan(commands)
+    launch = commands.add_parser(
+        "launch",
+        help="start a command as several processes that share its batches",
+        description="Start a command as several processes of this machine: tfgpt launch "
+        "--processes 2 -- train --corpus my_texts --steps 1000 --resume",
+    )
+    launch.add_argument("--processes", type=int, default=2, help="how many")
+    launch.add_argument("--restarts", type=int, default=0, help="how often after a failure")
+    launch.add_argument("command", nargs="+", help="of tfgpt, behind --")
+    launch.set_defaults(run=run_launch)
 
 
 def add_plan(commands):
@@ -203,3 +213,11 @@ def run_plan(options):
         if value is not None:
             asked[PLAN_NAMES.get(name, name)] = value
     print(plan(**asked, remat=options.remat))
+
+
+def run_launch(options):
+    """Start processes, with the options of `tfgpt launch`; return their exit code."""
+    from tfgpt.tasks.launch import launch
+
+    command = [sys.executable, "-m", "tfgpt", *options.command]
+    return launch(command, options.processes, restarts=options.restarts)

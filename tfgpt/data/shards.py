@@ -15,7 +15,7 @@ from tfgpt.data.sources import size_of
 MANIFEST, PROGRESS = "corpus.json", "progress.json"
 PARTS = ("training", "held_out")
 SHARD_TOKENS = 2**26  # in one file
-BATCH_CHARACTERS = 2**23  # that are encoded at once
+BATCH_CHARACTERS = 2**21  # that are encoded at once
 SAVE_CHARACTERS = 2**26  # between two notes of how far it has come
 
 
@@ -31,13 +31,11 @@ def encode_corpus(files, tokenizer, folder, facts):
         rows = tokenizer.encode_batch([piece.text for piece in batch])
         for piece, token_ids in zip(batch, rows, strict=True):
             if piece.begins:
-                state["name"] = (
-                    "held_out" if is_chosen(piece.text, facts["held_out"]) else "training"
-                )
-            parts[state["name"]].add(np.concatenate([token_ids, end if piece.ends else []]))
-            if piece.ends:
-                parts[state["name"]].end_document()
+                state["name"] = PARTS[is_chosen(piece.text, facts["held_out"])]
+            parts[state["name"]].add(token_ids, end if piece.ends else None)
             state["text_bytes"] += len(piece.text.encode())
+        for part in parts.values():
+            part.write()
         state["pieces"] += len(batch)
         noted += sum(len(piece.text) for piece in batch)
         report.show(state["text_bytes"], sum(part.tokens for part in parts.values()))
@@ -93,9 +91,9 @@ def document_end(tokenizer):
     """Return what stands between two documents: the end token, or an empty line if there is one."""
     end_id = getattr(tokenizer, "end_id", None)
     if end_id is not None:
-        return [end_id]
+        return np.array([end_id], "int32")
     ids = getattr(tokenizer, "ids", {})
-    return [ids["\n"]] * 2 if "\n" in ids else []
+    return np.array([ids["\n"]] * 2 if "\n" in ids else [], "int32")
 
 
 class Part:
@@ -113,6 +111,8 @@ class Part:
         self.folder, self.name, self.dtype = folder, name, dtype
         state = state or {"tokens": 0, "documents": 0}
         self.tokens, self.documents = state["tokens"], state["documents"]
+        self.size = self.tokens  # with what waits to be written
+        self.waiting, self.waiting_ends = [], []
         self.ends = open_at(folder / f"{name}-documents.bin", 8 * self.documents)
         self.open_shard()
 
@@ -125,9 +125,23 @@ class Part:
         """Return the path of a file of ids."""
         return self.folder / f"{self.name}-{number:05d}.bin"
 
-    def add(self, token_ids):
-        """Write ids, in a new file where one is full."""
-        token_ids = np.asarray(token_ids, self.dtype)
+    def add(self, token_ids, end=None):
+        """Keep ids for the next `write`; `end` is what stands behind a document."""
+        self.waiting.append(token_ids)
+        self.size += len(token_ids)
+        if end is not None:
+            self.waiting.append(end)
+            self.size += len(end)
+            self.waiting_ends.append(self.size)
+
+    def write(self):
+        """Write what was added, in a new file where one is full."""
+        if not self.waiting:
+            return
+        token_ids = np.concatenate(self.waiting).astype(self.dtype)
+        np.array(self.waiting_ends, "int64").tofile(self.ends)
+        self.documents += len(self.waiting_ends)
+        self.waiting, self.waiting_ends = [], []
         while len(token_ids):
             room = SHARD_TOKENS - self.tokens % SHARD_TOKENS
             token_ids[:room].tofile(self.file)
@@ -136,11 +150,6 @@ class Part:
             if self.tokens % SHARD_TOKENS == 0:
                 sync(self.file).close()
                 self.open_shard()
-
-    def end_document(self):
-        """Note that a document ends here."""
-        np.array([self.tokens], "int64").tofile(self.ends)
-        self.documents += 1
 
     def state(self):
         """Bring everything to the disk; return what an interrupted process must know."""

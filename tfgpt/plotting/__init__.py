@@ -14,6 +14,7 @@ from tfgpt.plotting.classification import (
     plot_calibration,
     plot_confusion,
 )
+from tfgpt.plotting.scaling import plot_best_rates, plot_scaling_law
 from tfgpt.plotting.viewer import AttentionView, view_attention
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "plot_accuracy_matrix",
     "plot_attention_overview",
     "plot_attention_weights",
+    "plot_best_rates",
     "plot_calibration",
     "plot_confusion",
     "plot_histories",
@@ -28,6 +30,7 @@ __all__ = [
     "plot_mask",
     "plot_positional_encoding",
     "plot_rates",
+    "plot_scaling_law",
     "plot_schedule",
     "view_attention",
 ]

@@ -31,7 +31,7 @@ import threading
 import time
 
 from tfgpt.machine.devices import find_nvidia_gpus
-from tfgpt.runs import on_main_thread
+from tfgpt.signals import on_main_thread
 from tfgpt.validation import check_integer, check_positive
 
 PAUSE = 0.05  # seconds between two looks at the processes

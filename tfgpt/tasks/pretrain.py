@@ -16,6 +16,7 @@ from tfgpt.data.token_batches import TokenBatches, Tokens, held_out_batches
 from tfgpt.gpt import GPT
 from tfgpt.plotting import plot_history, plot_rates
 from tfgpt.rate_finder import find_learning_rate
+from tfgpt.replicas import scope_of
 from tfgpt.run_folder import holds_run, set_aside
 from tfgpt.schedules import RATES, make_optimizer, make_schedule
 from tfgpt.tasks.demo import sample_start
@@ -23,6 +24,7 @@ from tfgpt.tasks.language_model import LanguageModel
 from tfgpt.tasks.settings import COMPILED, FILE, TrainSettings, read_settings, write_settings
 from tfgpt.tokenizers import BPETokenizer, CharTokenizer, load_tokenizer
 from tfgpt.training import make_train_step, set_seed, train
+from tfgpt.workers import from_chief, is_chief, strategy_of_environment
 
 TOKENIZER_CHARACTERS = 2**25  # of the corpus, that byte pairs are learned from
 MANY_PASSES = 20  # over a text: from here on it is learned by heart
@@ -53,14 +55,16 @@ def pretrain(given, out, *, resume=False, dry_run=False, corpora=None):
     out = Path(out)
     resume = resume and (out / FILE).exists()
     settings = TrainSettings(**{**(read_settings(out) if resume else {}), **given})
-    job = Job(settings, out, Path(corpora or out.parent / "corpora"), resume)
-    print(job.describe())
+    strategy = strategy_of_environment() or mirrored(settings.replicas)
+    job = Job(settings, out, Path(corpora or out.parent / "corpora"), resume, strategy)
+    if is_chief():
+        print(job.describe())
     if dry_run:
         from tfgpt.tasks.forecast import forecast
 
         print(forecast(job))
         return None
-    for warning in job.warnings():
+    for warning in job.warnings() if is_chief() else ():
         print(f"Note: {warning}")
     return job.train()
 
@@ -104,10 +108,11 @@ class Job:
         out: Path, the folder of the run.
         corpora: Path, the folder of encoded texts.
         resume: bool.
+        strategy: tf.distribute strategy, or None.
     """
 
-    def __init__(self, settings, out, corpora, resume):
-        self.out, self.resume = out, resume
+    def __init__(self, settings, out, corpora, resume, strategy=None):
+        self.out, self.resume, self.strategy = out, resume, strategy
         self.files = find_files(list(settings.corpus))
         self.reading = {
             "field": settings.field,
@@ -128,6 +133,7 @@ class Job:
             self.training = Tokens([*self.training.segments, *self.held_out.segments])
             self.held_out = Tokens([*own.training.segments, *own.held_out.segments])
         self.check_lengths(settings)
+        check_same_everywhere(strategy, self.corpus.key)
         self.settings = self.with_steps(settings)
 
     def find_tokenizer(self, settings):
@@ -158,6 +164,8 @@ class Job:
             return replace(settings, steps=-(-settings.tokens // per_step), tokens=None)
         if settings.steps is not None:
             return settings
+        if self.strategy is not None:
+            raise ValueError("--steps or --tokens must be given for several devices or processes.")
         minutes = settings.minutes or DEFAULT_MINUTES
         print("Measuring the speed of a step, to know how many there are in the time.")
         seconds = self.measure_step(replace(settings, steps=1000, minutes=None))
@@ -249,18 +257,12 @@ class Job:
     def train(self):
         """Train, write everything, and say what was reached."""
         settings = self.settings
-        model = self.make_model(settings)
-        print(
-            f"{model.count_params():,} weights. The first step compiles the model and takes some "
-            "seconds. Ctrl-C stops early and keeps the work so far."
-        )
-        if not self.resume:
-            if holds_run(self.out):
-                set_aside(self.out)
-            self.out.mkdir(parents=True, exist_ok=True)
-        write_settings(self.out / FILE, settings)
+        with scope_of(self.strategy):
+            model, optimizer = self.make_model(settings), optimizer_of(settings)
+        if is_chief():
+            self.open_folder(model)
         history = train(
-            *(model, self.batches(settings), settings.steps, optimizer_of(settings)),
+            *(model, self.batches(settings), settings.steps, optimizer),
             validation_data=lambda: self.validation(settings.validation_batches),
             validate_every=settings.validate_every,
             validation_batches=None,
@@ -280,8 +282,21 @@ class Job:
             callbacks=self.callbacks(model),
             **step_options(settings, self),
         )
-        self.write_results(model, history)
+        if is_chief():
+            self.write_results(history)
         return history
+
+    def open_folder(self, model):
+        """Keep an earlier run aside, write the settings, say how large the model is."""
+        print(
+            f"{model.count_params():,} weights. The first step compiles the model and takes some "
+            "seconds. Ctrl-C stops early and keeps the work so far."
+        )
+        if not self.resume:
+            if holds_run(self.out):
+                set_aside(self.out)
+            self.out.mkdir(parents=True, exist_ok=True)
+        write_settings(self.out / FILE, self.settings)
 
     def callbacks(self, model):
         """Make the callbacks that were asked for."""
@@ -297,12 +312,13 @@ class Job:
             found.append(TensorBoardLog(folder, self.tokenizer, prompt, settings.log_every))
         return found
 
-    def write_results(self, model, history):
+    def write_results(self, history):
         """Write the figure and a sample, and print the sample and the loss."""
         plot_history(history, title=f"loss of {self.out.name}", save=self.out / "loss.png")
         prompt = sample_start(self.tokenizer, self.settings.prompt)
-        sample = LanguageModel(model, self.tokenizer).generate(
-            *(prompt, min(200, 2 * model.context_length)),
+        text_model = LanguageModel.load(self.out)
+        sample = text_model.generate(
+            *(prompt, min(200, 2 * text_model.model.context_length)),
             temperature=0.8,
             seed=self.settings.seed,
         )
@@ -347,6 +363,41 @@ def step_options(settings, job):
     if settings.accumulate > 1:
         options["accumulate"] = settings.accumulate
     return options
+
+
+def check_same_everywhere(strategy, key):
+    """Raise unless all processes of a training have the same texts and tokenizer."""
+    number = int(key[:12], 16)
+    if from_chief(strategy, number) != number:
+        raise ValueError(
+            "every process must have the same texts and tokenizer, got others than the first "
+            f"process has: {key}. Give all of them one tokenizer: --tokenizer FOLDER."
+        )
+
+
+def mirrored(replicas):
+    """Make the strategy of several devices of this machine, None for one.
+
+    Without GPUs the devices are parts of the CPU: it computes the same, no faster.
+    """
+    if replicas == 1:
+        return None
+    import tensorflow as tf
+
+    gpus = tf.config.list_logical_devices("GPU")
+    if gpus:
+        if len(gpus) < replicas:
+            raise ValueError(f"replicas must be at most {len(gpus)}, the GPUs, got {replicas}.")
+        return tf.distribute.MirroredStrategy([gpu.name for gpu in gpus[:replicas]])
+    try:
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        parts = [tf.config.LogicalDeviceConfiguration()] * replicas
+        tf.config.set_logical_device_configuration(cpu, parts)
+    except RuntimeError as error:
+        raise ValueError(
+            "replicas must be 1 on a CPU that is in use already: start a new program."
+        ) from error
+    return tf.distribute.MirroredStrategy([f"CPU:{number}" for number in range(replicas)])
 
 
 def load_start(folder):

@@ -71,6 +71,7 @@ class TrainSettings:
     ema: float | None = setting(None, "how slowly moving averages of the weights move: 0.999")
     precision: str = setting("float32", "float32, bfloat16 or float16")
     compile: str | None = setting(None, "what XLA compiles: parts, whole or none; by the size")
+    replicas: int = setting(1, "devices of this machine that share each batch")
     seed: int = setting(0, "of weights, batches and samples")
     log_every: int = setting(10, "steps between rows of the history")
     validate_every: int = setting(250, "steps between validations")
@@ -100,7 +101,7 @@ class TrainSettings:
         check_choice("precision", self.precision, ("float32", "bfloat16", "float16"))
         check_choice("compile", self.compile, (None, *COMPILED))
         check_integer("seed", self.seed, minimum=0)
-        for name in ("steps", "tokens", "batch_size", "context", "layers", "width", "heads"):
+        for name in (*LENGTHS[:2], "batch_size", "context", "layers", "width", "heads", "replicas"):
             if getattr(self, name) is not None:
                 check_positive(name, getattr(self, name))
         for name in ("minutes", "learning_rate"):
