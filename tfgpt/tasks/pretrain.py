@@ -384,11 +384,11 @@ def mirrored(replicas):
         return None
     import tensorflow as tf
 
-    gpus = tf.config.list_logical_devices("GPU")
+    gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         if len(gpus) < replicas:
             raise ValueError(f"replicas must be at most {len(gpus)}, the GPUs, got {replicas}.")
-        return tf.distribute.MirroredStrategy([gpu.name for gpu in gpus[:replicas]])
+        return tf.distribute.MirroredStrategy([f"GPU:{number}" for number in range(replicas)])
     try:
         cpu = tf.config.list_physical_devices("CPU")[0]
         parts = [tf.config.LogicalDeviceConfiguration()] * replicas
