@@ -167,6 +167,25 @@ def test_code_in_a_configuration_is_not_run(saved, tmp_path):
         load_bundle(saved)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"vocab_size": 10**12},
+        {"d_model": 2**30},
+        {"d_model": 2**20, "num_layers": 2},
+        {"num_layers": 10**9},
+        {"dff": 10**10},
+        {"context_length": 10**11},
+    ],
+)
+def test_sizes_that_the_weights_do_not_have_are_refused_before_memory_is_taken(saved, change):
+    config = read_config(saved)
+    config["config"].update(change)
+    (saved / CONFIG).write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="folder must hold the config of its weights.*asks for"):
+        load_bundle(saved)
+
+
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
 def test_a_missing_file_is_named(saved, name):
     (saved / name).unlink()

@@ -136,6 +136,9 @@ def test_fit_reads_every_example_of_a_pass_and_goes_on_in_the_next():
     batches = TokenBatches(np.arange(100), 8, batch_size=4)
     first = [batches[index] for index in range(len(batches))]
     assert len(batches) == 3 and sum(len(x) for x, _ in first) == 12
+    batches.on_epoch_end()  # Keras looks at a batch and resets before it begins
+    assert batches[0][0].tolist() == first[0][0].tolist()
+    batches.on_epoch_begin()
     batches.on_epoch_end()
     assert batches[0][0].tolist() == batches.read(12)[0].tolist()
     keras.utils.set_random_seed(0)
@@ -245,7 +248,7 @@ import sys, time
 sys.path.insert(0, {repository!r})
 from pathlib import Path
 from tfgpt import CharTokenizer
-from tfgpt.data import find_files
+from tfgpt.data import find_files, shards
 from tfgpt.data.corpus import prepare_corpus
 shards.BATCH_CHARACTERS, shards.SAVE_CHARACTERS, shards.SHARD_TOKENS = 500, 1000, 3000
 

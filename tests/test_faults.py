@@ -20,7 +20,6 @@ from test_runs import (
     make_model,
     make_table,
     run,
-    start_training,
 )
 
 from tfgpt import GPT, CharTokenizer, LanguageModel
@@ -387,12 +386,16 @@ def test_a_pickle_in_a_run_folder_is_never_opened(tmp_path):
 
 
 FULL_DISK = """
-import resource, sys
+import resource, sys, time
+from pathlib import Path
 sys.path[:0] = [{tests!r}, {repository!r}]
 import test_runs
 model = test_runs.make_table(rows=64)
 def fill(step, result):
-    if step == 7:  # from here on no file may grow beyond 4 KB, as with a full disk or a quota
+    if step == 7:
+        while not Path({folder!r}, "checkpoint", "ckpt-5.json").exists():
+            time.sleep(0.01)
+        # From here on no file may grow beyond 4 KB, as with a full disk or a quota.
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
     if step == 17:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
@@ -431,33 +434,57 @@ def test_a_folder_that_may_not_be_written_is_named(tmp_path):
         run(5, tmp_path / "run", make_table())
 
 
+ONE_AFTER_THE_OTHER = """
+import os, sys, time
+sys.path[:0] = [{tests!r}, {repository!r}]
+import test_runs  # once: each training is a copy of this process
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        wait = lambda step, result: time.sleep(0.004)
+        test_runs.run(600, {folder!r}, resume=True, checkpoint_every=10, on_step=wait)
+        os._exit(0)
+    print("child", child, flush=True)
+    status = os.waitpid(child, 0)[1]
+    print("status", status, flush=True)
+"""
+
+
 @pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_20_kills_at_random_moments_change_nothing(tmp_path):
-    """SIGKILL, also while a checkpoint is written; the weights are those of one whole run."""
-    _, expected = run(400)
-    dice = np.random.default_rng(int.from_bytes(os.urandom(4)))
+    """SIGKILL, half of them while a checkpoint is written; the weights are those of a whole run."""
+    names = {"tests": str(TESTS), "repository": str(TESTS.parent), "folder": str(tmp_path)}
+    command = [sys.executable, "-c", textwrap.dedent(ONE_AFTER_THE_OTHER.format(**names))]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
+    parent = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
+    dice = np.random.default_rng()
+
+    def answer(word):
+        return next(int(line.split()[1]) for line in parent.stdout if line.startswith(word))
+
     kills = 0
     while kills < 20:
-        process = start_training(tmp_path)
-        waits_for_write = kills % 2 == 0
-        end = time.monotonic() + float(dice.uniform(0.05, 1.5))
-        started = None
-        while process.poll() is None:
-            is_running = bool(list(tmp_path.glob("checkpoint/part-*")))
-            if started is None and (tmp_path / "lock").exists():
-                started, end = True, time.monotonic() + float(dice.uniform(0.0, 2.0))
-            if started and ((waits_for_write and is_running) or time.monotonic() > end):
-                break
-            time.sleep(0.001)
-        if process.poll() is not None:
-            break  # it has reached its end
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        print("go", file=parent.stdin, flush=True)
+        child, end = answer("child"), time.monotonic() + 60
+        before = {path.name for path in tmp_path.glob("checkpoint/part-*")}
+        while not {path.name for path in tmp_path.glob("checkpoint/part-*")} - before:
+            assert time.monotonic() < end, "no checkpoint was written"
+            time.sleep(0.0005)
+        if kills % 2:
+            time.sleep(float(dice.uniform(0.0, 0.3)))
+        os.kill(child, signal.SIGKILL)
+        assert answer("status") == signal.SIGKILL, "it was too fast to be killed"
         kills += 1
-    _, result = run(400, tmp_path, make_model(seed=99), resume=True, checkpoint_every=20)
+    parent.stdin.close()
+    parent.wait()
+    _, result = run(600, tmp_path, make_model(seed=99), resume=True, checkpoint_every=10)
+    _, expected = run(600)
     assert_equal_bits(result, expected)
     steps = [row["step"] for row in read_history(tmp_path / "history.csv")]
-    assert steps == list(range(5, 401, 5))
+    assert steps == list(range(5, 601, 5))
 
 
 def test_nothing_is_written_into_a_folder_of_another_process(tmp_path):

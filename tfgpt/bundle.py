@@ -85,6 +85,7 @@ def load_bundle(folder, class_name=None):
     folder = Path(folder)
     config = read_config(folder)
     path = checked_path(folder, WEIGHTS)
+    check_size(config["config"], path)
     model = make_model(config, folder, [class_name] if class_name else list(CLASSES))
     load_weights(model, path)
     if not (folder / TOKENIZER).exists():
@@ -265,6 +266,26 @@ def make_model(config, folder, accepted):
             f"folder must hold the config of a {config['class_name']}, got "
             f"{str(folder / CONFIG)!r}: {error}"
         ) from error
+
+
+def check_size(config, path):
+    """Raise if a configuration asks for far more weights than the file has bytes.
+
+    A damaged or hostile one could otherwise fill all memory before it is noticed.
+    """
+    numbers = {name: value for name, value in config.items() if isinstance(value, int)}
+    width, layers = numbers.get("d_model", 0), numbers.get("num_layers", 0)
+    tables = max(value for name, value in {"": 0, **numbers}.items() if "vocab" in name or not name)
+    longest = max(numbers.get("context_length", 0), numbers.get("max_length", 0))
+    size = path.stat().st_size
+    # At least; four-bit weights take half a byte each.
+    least = width * tables + 4 * layers * width**2 + layers + numbers.get("dff", 0) * width
+    if least > 4 * size + 10**6 or longest * width > 64 * size + 10**8:
+        raise ValueError(
+            f"folder must hold the config of its weights, got {str(path.parent)!r}, whose "
+            f"{CONFIG} asks for {least:,} numbers or more and a length of {longest:,}, but "
+            f"{path.name} has {size:,} bytes."
+        )
 
 
 def check_own_weights(model):

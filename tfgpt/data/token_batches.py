@@ -84,6 +84,7 @@ class TokenBatches(keras.utils.PyDataset):
         self.offsets = min(context_length, len(tokens) - self.examples * context_length)
         self.fingerprint = f"{name or sample_hash(tokens)}-{len(tokens)}-{context_length}-{seed}"
         self.first = 0  # example number of the first batch of the pass that `fit` is in
+        self.is_in_pass = False
 
     def __len__(self):
         """Return the batches of one pass, the last one filled from the next pass."""
@@ -93,9 +94,15 @@ class TokenBatches(keras.utils.PyDataset):
         """Return batch number `index` of the pass that `fit` is in."""
         return self.read(self.first + index * self.batch_size)
 
+    def on_epoch_begin(self):
+        """Note that a pass begins; Keras looks at some batches before."""
+        self.is_in_pass = True
+
     def on_epoch_end(self):
         """Go to the next pass, when `fit` says so."""
-        self.first += len(self) * self.batch_size
+        if self.is_in_pass:
+            self.first += len(self) * self.batch_size
+        self.is_in_pass = False
 
     def batches_from(self, place):
         """Yield (inputs, targets), int32 (B, T) each, from example number `place` on."""
