@@ -1,6 +1,7 @@
 """Tests of tfgpt.checks: empty, right and wrong answers to the exercises."""
 
 import json
+import os
 import re
 from collections import Counter
 from itertools import pairwise
@@ -11,6 +12,7 @@ import pytest
 
 from tfgpt import checks
 from tfgpt.checks import EXERCISES, Case, Exercise, check, compare
+from tfgpt.checks.notebook_18 import after_kill, atomic_write
 
 SOLUTIONS = sorted((Path(__file__).parents[1] / "notebooks" / "solutions").glob("*.ipynb"))
 
@@ -837,6 +839,104 @@ def test_the_training_flops_are_those_of_the_benchmarks():
     )
     # The benchmarks also count gains and biases.
     assert flops < size.step_flops < 1.01 * flops
+
+
+def killed_writes(write):
+    """Make the answer to "atomic write" from a function that writes a file."""
+    return lambda *case: after_kill(write, *case)
+
+
+def write_in_place(path, pieces):
+    path.write_bytes(b"".join(pieces))
+
+
+def write_pieces_in_place(path, pieces):
+    with open(path, "wb") as file:
+        file.writelines(pieces)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_without_sync(path, pieces):
+    part = path.with_suffix(".part")
+    part.write_bytes(b"".join(pieces))
+    part.replace(path)
+
+
+def write_without_flush(path, pieces):
+    part = path.with_suffix(".part")
+    with open(part, "wb") as file:
+        file.writelines(pieces)
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def remove_first(path, pieces):
+    path.unlink(missing_ok=True)
+    atomic_write(path, pieces)
+
+
+def with_every_weight_of_the_second_matrix(x, expand, bias, contract, devices):
+    whole = np.maximum(x @ expand + bias, 0) @ contract
+    return np.stack([whole / devices] * devices)
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "message"),
+    [
+        (
+            "place in the data",
+            lambda steps, sizes, examples: divmod(sum(steps) * sizes[0], examples),
+            "two batch sizes: .*Count examples, not steps",
+        ),
+        (
+            "feistel",
+            lambda places, bits, keys: places[::-1],
+            r"one round: .*left \^ \(mix",
+        ),
+        ("atomic write", killed_writes(write_in_place), "no kill: .*os.fsync"),
+        ("atomic write", killed_writes(write_without_sync), "no kill: .*os.fsync"),
+        ("atomic write", killed_writes(write_without_flush), "no kill: .*file.flush"),
+        ("atomic write", killed_writes(remove_first), "no kill: .*before os.replace"),
+        ("atomic write", killed_writes(write_pieces_in_place), "no kill: .*before os.replace"),
+        (
+            "loss of replicas",
+            lambda losses, tokens: np.mean(losses),
+            "uneven padding: the value is 3.0, expected 2.5",
+        ),
+        (
+            "split feed-forward",
+            with_every_weight_of_the_second_matrix,
+            "two devices: .*first half of the columns",
+        ),
+        (
+            "training bytes",
+            lambda weights, mixed, devices: weights * (16 - 2 * mixed) / devices,
+            "mixed precision: .*The float32 weights stay",
+        ),
+        (
+            "training days",
+            lambda weights, tokens, devices, peak, mfu: 2 * weights * tokens / peak / 86400,
+            "one device: .*6 N D",
+        ),
+        (
+            "compute budget",
+            lambda flops, A, alpha, B, beta: [np.log10(flops / 6) / 2] * 2,  # noqa: N803
+            "data matter more: .*alpha A",
+        ),
+    ],
+)
+def test_a_typical_mistake_about_scale_gets_its_hint(name, answer, message):
+    with pytest.raises(AssertionError, match=f"^{name}, {message}"):
+        check(name, answer)
+
+
+@pytest.mark.parametrize(
+    ("write", "state"), [(write_pieces_in_place, 2), (remove_first, 2), (atomic_write, 0)]
+)
+def test_a_kill_shows_what_is_left_of_a_file(write, state):
+    assert after_kill(write, b"old", [b"ne", b"w"], 1) == [state, 1]
+    assert after_kill(lambda path, pieces: None, b"old", [b"new"], None) is None
 
 
 def test_small_differences_are_allowed_up_to_the_tolerance(double):

@@ -25,6 +25,7 @@ from tfgpt.checks import (  # noqa: F401  (each adds its exercises)
     notebook_15,
     notebook_16,
     notebook_17,
+    notebook_18,
 )
 from tfgpt.checks.registry import EXERCISES, Case, Exercise, check, compare
 
