@@ -24,7 +24,7 @@ def test_train_on_a_text_and_generate(tmp_path, monkeypatch, capsys):
     (tmp_path / "my_text.txt").write_text("The moon is bright. " * 200, encoding="utf-8")
     keras.utils.set_random_seed(0)
     names = {"tfgpt": tfgpt}
-    exec(example("A GPT on your own text").replace("steps=2000", "steps=3"), names)
+    exec(example("A GPT on your own text, in Python").replace("steps=2000", "steps=3"), names)
     assert (tmp_path / "runs/mine/history.csv").exists()
     assert len(capsys.readouterr().out.strip()) > 150
     exec(example("Generation"), names)

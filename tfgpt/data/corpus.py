@@ -50,11 +50,11 @@ class Corpus:
             self.key, share = content["key"], float(content["held_out"])
             self.text_bytes = int(content["text_bytes"])
             self.documents = sum(part["documents"] for part in parts.values())
-            found = [(self.open_part(parts[name]), self.ends(name)) for name in PARTS]
-            few = self.documents < FEW_DOCUMENTS
-            self.training, self.held_out = (
-                split_few(found, share) if few else (tokens for tokens, _ in found)
-            )
+            found = [self.open_part(parts[name]) for name in PARTS]
+            if self.documents < FEW_DOCUMENTS:
+                ends = [self.ends(name) for name in PARTS]
+                found = split_few(list(zip(found, ends, strict=True)), share)
+            self.training, self.held_out = found
         except FileNotFoundError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
