@@ -68,7 +68,7 @@ def measure(megabytes, tokenizer):
 def encode(folder, kind):
     """Encode the text: seconds, and by how many megabytes the process grew."""
     from tfgpt.data.corpus import prepare_corpus
-    from tfgpt.tasks.pretrain import make_tokenizer
+    from tfgpt.tasks.own_tokenizer import make_tokenizer
 
     files = [folder / "text.txt"]
     reading = {"field": None, "encoding": "utf-8", "separator": "\n\n"}

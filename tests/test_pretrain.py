@@ -11,8 +11,9 @@ import pytest
 
 from tfgpt import BPETokenizer, CharTokenizer, LanguageModel, cli
 from tfgpt.history import read_history
-from tfgpt.tasks import pretrain as pretrain_module
-from tfgpt.tasks.pretrain import find_rate, make_tokenizer, pretrain
+from tfgpt.tasks import job as job_module
+from tfgpt.tasks.own_tokenizer import make_tokenizer
+from tfgpt.tasks.pretrain import find_rate, pretrain
 from tfgpt.tasks.run_reports import compare_runs
 from tfgpt.tasks.settings import (
     PRESETS,
@@ -89,7 +90,7 @@ def test_a_run_goes_on_from_its_folder_alone(texts, trained, tmp_path, capsys):
 def test_another_batch_size_keeps_the_place_in_the_data(texts, tmp_path, monkeypatch):
     """8 steps of 4 are planned; after 4, two steps of 8 read the rest, each example once."""
     read = []
-    original = pretrain_module.TokenBatches.read
+    original = job_module.TokenBatches.read
 
     def spy(self, place):
         read.append((place, self.batch_size))
@@ -97,15 +98,15 @@ def test_another_batch_size_keeps_the_place_in_the_data(texts, tmp_path, monkeyp
 
     options = {**TINY, "corpus": str(texts), "schedule": "constant"}
     with monkeypatch.context() as patch:
-        patch.setattr(pretrain_module.TokenBatches, "read", spy)
+        patch.setattr(job_module.TokenBatches, "read", spy)
 
         def stop(self, model):
             return [stop_after(4)]
 
-        patch.setattr(pretrain_module.Job, "callbacks", stop)
+        patch.setattr(job_module.Job, "callbacks", stop)
         pretrain({**options, "steps": 8}, tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(pretrain_module.TokenBatches, "read", spy)
+        patch.setattr(job_module.TokenBatches, "read", spy)
         rows = pretrain({"batch_size": 8}, tmp_path / "run", resume=True)
     assert read == [(0, 4), (4, 4), (8, 4), (12, 4), (16, 8), (24, 8)]
     assert rows[-1]["step"] == 6
@@ -152,7 +153,7 @@ def test_minutes_become_steps_and_are_written_down(texts, tmp_path):
 
 def test_tokens_become_steps():
     settings = TrainSettings(**TINY, tokens=1000, vocab_size=5)
-    job = object.__new__(pretrain_module.Job)
+    job = object.__new__(job_module.Job)
     job.resume = False
     assert job.with_steps(settings).steps == 32  # of 32 tokens: 1,000 / 32 rounded up
 

@@ -13,7 +13,7 @@ def forecast(job):
     """Say what a job would take: weights, memory, time, losses to expect.
 
     Args:
-        job: Job of `tfgpt.tasks.pretrain`. Some steps of it are run, to know their time.
+        job: Job of `tfgpt.tasks.job`. Some steps of it are run, to know their time.
 
     Returns:
         str of a few lines.

@@ -72,7 +72,7 @@ def texts_of(folder, tokenizer, data):
             f"evaluate needs --data for {str(folder)!r}, which does not know its texts: "
             f"it has no {FILE}."
         )
-    from tfgpt.tasks.pretrain import Job
+    from tfgpt.tasks.job import Job
 
     settings = TrainSettings(**read_settings(folder))
     job = Job(settings, folder, folder.parent / "corpora", resume=True)

@@ -1,0 +1,392 @@
+"""One run of `tfgpt train`, with all values decided: the corpus, the sizes, the steps."""
+
+import itertools
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from tfgpt.bundle import TOKENIZER, load_bundle
+from tfgpt.checkpoints import newest_place
+from tfgpt.data import find_files
+from tfgpt.data.corpus import prepare_corpus
+from tfgpt.data.sources import size_of
+from tfgpt.data.token_batches import TokenBatches, Tokens, held_out_batches
+from tfgpt.gpt import GPT
+from tfgpt.plotting import plot_history
+from tfgpt.replicas import scope_of
+from tfgpt.run_folder import RunLock, holds_run, set_aside
+from tfgpt.schedules import RATES, make_optimizer, make_schedule
+from tfgpt.tasks.demo import sample_start
+from tfgpt.tasks.language_model import LanguageModel
+from tfgpt.tasks.own_tokenizer import make_tokenizer
+from tfgpt.tasks.settings import COMPILED, FILE, TrainSettings, read_settings, write_settings
+from tfgpt.tokenizers import load_tokenizer
+from tfgpt.training import make_train_step, set_seed, train
+from tfgpt.workers import from_chief, is_chief
+
+MANY_PASSES = 20  # over a text: from here on it is learned by heart
+DEFAULT_MINUTES = 5.0
+SMALL_WIDTH = 128  # up to it XLA for the whole step is faster in float32
+
+
+class Job:
+    """One run of `tfgpt train`: the texts, the tokenizer, the sizes, all values decided.
+
+    Args:
+        settings: TrainSettings.
+        out: Path, the folder of the run.
+        corpora: Path, the folder of encoded texts.
+        resume: bool.
+        strategy: tf.distribute strategy, or None.
+    """
+
+    def __init__(self, settings, out, corpora, resume, strategy=None):
+        self.out, self.resume, self.strategy = out, resume, strategy
+        self.files = find_files(list(settings.corpus))
+        self.reading = {
+            "field": settings.field,
+            "encoding": settings.encoding,
+            "separator": settings.separator,
+        }
+        self.start = None if settings.init_from is None else load_start(settings.init_from)
+        self.tokenizer = self.find_tokenizer(settings)
+        settings = decided(settings, self.files, self.tokenizer, self.start)
+        self.corpus = prepare_corpus(
+            self.files, self.tokenizer, corpora, held_out=settings.held_out, **self.reading
+        )
+        self.training, self.held_out = self.corpus.training, self.corpus.held_out
+        if settings.validation:
+            own = prepare_corpus(
+                find_files(list(settings.validation)), self.tokenizer, corpora, **self.reading
+            )
+            self.training = Tokens([*self.training.segments, *self.held_out.segments])
+            self.held_out = Tokens([*own.training.segments, *own.held_out.segments])
+        self.check_lengths(settings)
+        check_same_everywhere(strategy, self.corpus.key)
+        self.settings = self.with_steps(settings)
+
+    def find_tokenizer(self, settings):
+        """Return the tokenizer of the run so far, of the model to go on from, or a new one."""
+        if self.resume and (self.out / TOKENIZER).exists():
+            return load_tokenizer(self.out / TOKENIZER)
+        if self.start is not None:
+            return self.start[1]
+        return make_tokenizer(settings.tokenizer, settings.vocab_size, self.files, self.reading)
+
+    def check_lengths(self, settings):
+        """Raise unless both parts of the corpus fill a context."""
+        parts = {"corpus": self.training, "held-out part of the corpus": self.held_out}
+        for name, tokens in parts.items():
+            if len(tokens) <= settings.context:
+                raise ValueError(
+                    f"the {name} must have more than context={settings.context} tokens, got "
+                    f"{len(tokens):,}: use more text, a shorter --context, or another --held-out."
+                )
+
+    def with_steps(self, settings):
+        """Return settings with the length in steps: as given, by tokens, or by a measurement."""
+        per_step = settings.batch_size * settings.context
+        if self.resume:
+            steps = steps_to_go_on(self.out, settings, per_step)
+            return replace(settings, steps=steps, tokens=None, minutes=None)
+        if settings.tokens is not None:
+            return replace(settings, steps=-(-settings.tokens // per_step), tokens=None)
+        if settings.steps is not None:
+            return settings
+        if self.strategy is not None:
+            raise ValueError("--steps or --tokens must be given for several devices or processes.")
+        minutes = settings.minutes or DEFAULT_MINUTES
+        print("Measuring the speed of a step, to know how many there are in the time.")
+        seconds = self.measure_step(replace(settings, steps=1000, minutes=None))
+        return replace(settings, steps=max(round(60 * minutes / seconds), 1), minutes=None)
+
+    def measure_step(self, settings):
+        """Return the seconds of a step, the median of some after the first two."""
+        model = self.make_model(settings)
+        step = make_train_step(model, optimizer_of(settings), **step_options(settings, self))
+        times = []
+        for batch in itertools.islice(self.batches(settings).batches_from(0), 12):
+            begin = time.perf_counter()
+            float(step(batch)["loss"])
+            times.append(time.perf_counter() - begin)
+            if sum(times) > 30 and len(times) > 3:
+                break
+        return float(np.median(times[2:]))
+
+    def make_model(self, settings):
+        """Make the untrained model, or the one to go on from."""
+        set_seed(settings.seed)
+        shape = (settings.layers, settings.width, settings.heads)
+        if self.start is not None:
+            config = {**self.start[0].get_config(), "dropout": settings.dropout}
+            model = GPT.from_config(config)
+            model.set_weights(self.start[0].get_weights())
+            return model
+        if settings.preset.startswith("gpt2"):
+            from tfgpt.pretrained.gpt2 import gelu_tanh
+
+            own = {"activation": gelu_tanh}
+        else:
+            own = {"positions": "rotary"}
+        pad_id = self.tokenizer.pad_id
+        return GPT(
+            *(self.tokenizer.vocab_size, settings.context, *shape),
+            dropout=settings.dropout,
+            pad_id=pad_id,
+            **own,
+        )
+
+    def batches(self, settings):
+        """Make the training data."""
+        return TokenBatches(
+            *(self.training, settings.context, settings.batch_size, settings.seed),
+            name=self.corpus.key,
+        )
+
+    def validation(self, batches):
+        """Make the held-out data: at most so many batches, spread over the held-out text."""
+        settings = self.settings
+        return held_out_batches(
+            *(self.held_out, settings.context, settings.batch_size, batches),
+            ignored_id=self.ignored_id(),
+        )
+
+    def ignored_id(self):
+        """Return the target id that does not count: padding, or what no token has."""
+        return -100 if self.tokenizer.pad_id is None else self.tokenizer.pad_id
+
+    def passes(self):
+        """Return how many times the training text is read."""
+        settings = self.settings
+        return settings.steps * settings.batch_size * settings.context / len(self.training)
+
+    def warnings(self):
+        """List what the person should know before."""
+        passes, notes = self.passes(), []
+        if passes > MANY_PASSES:
+            notes.append(
+                f"the text is read {passes:,.0f} times, and will be learned by heart: take more "
+                "text, a smaller model, fewer --steps, --dropout 0.1 or --patience 3."
+            )
+        return notes
+
+    def describe(self):
+        """Say in two lines what will be learned from."""
+        size = self.corpus.text_bytes / (len(self.corpus.training) + len(self.corpus.held_out))
+        settings = self.settings
+        return (
+            f"{self.corpus.documents:,} documents, {len(self.training):,} tokens to learn from, "
+            f"{len(self.held_out):,} held out; {self.tokenizer.vocab_size:,} different ones, "
+            f"{size:.2f} bytes each.\n"
+            f"{settings.layers} blocks of width {settings.width} with {settings.heads} heads, "
+            f"context {settings.context}; {settings.steps:,} steps of "
+            f"{settings.batch_size * settings.context:,} tokens, {self.passes():,.1f} passes."
+        )
+
+    def train(self):
+        """Train, write everything, and say what was reached."""
+        settings = self.settings
+        with scope_of(self.strategy):
+            model, optimizer = self.make_model(settings), optimizer_of(settings)
+        if is_chief():
+            self.open_folder(model)
+        history = train(
+            *(model, self.batches(settings), settings.steps, optimizer),
+            validation_data=lambda: self.validation(settings.validation_batches),
+            validate_every=settings.validate_every,
+            validation_batches=None,
+            patience=settings.patience,
+            log_every=settings.log_every,
+            run_dir=self.out,
+            checkpoint_every=settings.checkpoint_every,
+            checkpoint_minutes=settings.checkpoint_minutes,
+            keep_checkpoints=settings.keep_checkpoints,
+            keep_best=settings.keep_best,
+            on_write_error=settings.on_write_error,
+            on_fault=settings.on_fault,
+            spike=settings.spike,
+            resume=self.resume,
+            tokenizer=self.tokenizer,
+            facts={"corpus": self.corpus.key, "seed": settings.seed},
+            callbacks=self.callbacks(model),
+            **step_options(settings, self),
+        )
+        if is_chief():
+            self.write_results(history)
+        return history
+
+    def open_folder(self, model):
+        """Keep an earlier run aside, write the settings, say how large the model is."""
+        print(
+            f"{model.count_params():,} weights. The first step compiles the model and takes some "
+            "seconds. Ctrl-C stops early and keeps the work so far."
+        )
+        if not self.resume:
+            if holds_run(self.out):
+                set_aside(self.out)
+            self.out.mkdir(parents=True, exist_ok=True)
+        with RunLock(self.out):  # not the settings of a run that another process trains
+            write_settings(self.out / FILE, self.settings)
+
+    def callbacks(self, model):
+        """Make the callbacks that were asked for."""
+        from tfgpt.callbacks import SampleText, TensorBoardLog
+
+        settings, found = self.settings, []
+        prompt = sample_start(self.tokenizer, settings.prompt)
+        if settings.sample_every is not None:
+            path = self.out / "samples.txt"
+            found.append(SampleText(self.tokenizer, prompt, settings.sample_every, path))
+        if settings.tensorboard:
+            folder = self.out / "tensorboard"
+            found.append(TensorBoardLog(folder, self.tokenizer, prompt, settings.log_every))
+        return found
+
+    def write_results(self, history):
+        """Write the figure and a sample, and print the sample and the loss."""
+        plot_history(history, title=f"loss of {self.out.name}", save=self.out / "loss.png")
+        prompt = sample_start(self.tokenizer, self.settings.prompt)
+        text_model = LanguageModel.load(self.out)
+        sample = text_model.generate(
+            *(prompt, min(200, 2 * text_model.model.context_length)),
+            temperature=0.8,
+            seed=self.settings.seed,
+        )
+        (self.out / "sample.txt").write_text(sample, encoding="utf-8")
+        print(f"\n{sample.strip()}\n")
+        print(summary(history, self.corpus))
+        print(f"Go on writing: tfgpt generate {self.out} --prompt TEXT")
+
+
+def summary(history, corpus):
+    """Say what a training reached, in units that can be compared."""
+    measured = [row for row in history if row["val_loss"] is not None]
+    if not measured:
+        return "No held-out loss was measured: the training ended too early."
+    row = min(measured, key=lambda row: row["val_loss"])
+    tokens = len(corpus.training) + len(corpus.held_out)
+    bits = row["val_loss"] * tokens / corpus.text_bytes / np.log(2)
+    return (
+        f"Lowest held-out loss {row['val_loss']:.3f} nats per token at step {row['step']:,}: "
+        f"perplexity {np.exp(row['val_loss']):.2f}, {bits:.3f} bits per byte; "
+        f"{history[-1]['seconds']:.0f} s in all."
+    )
+
+
+def optimizer_of(settings):
+    """Make the optimizer with its schedule."""
+    rate = make_schedule(
+        settings.schedule, settings.steps, settings.learning_rate, settings.warmup_steps
+    )
+    return make_optimizer(settings.optimizer, rate, settings.weight_decay, settings.ema)
+
+
+def step_options(settings, job):
+    """Return what `make_train_step` is told beside model and optimizer."""
+    options = {
+        "pad_id": job.ignored_id(),
+        "clip_norm": settings.clip_norm,
+        "jit_compile": COMPILED[settings.compile],
+    }
+    if settings.precision != "float32":
+        options["mixed_precision"] = settings.precision
+    if settings.accumulate > 1:
+        options["accumulate"] = settings.accumulate
+    return options
+
+
+def check_same_everywhere(strategy, key):
+    """Raise unless all processes of a training have the same texts and tokenizer."""
+    number = int(key[:12], 16)
+    if from_chief(strategy, number) != number:
+        raise ValueError(
+            "every process must have the same texts and tokenizer, got others than the first "
+            f"process has: {key}. Give all of them one tokenizer: --tokenizer FOLDER."
+        )
+
+
+def mirrored(replicas):
+    """Make the strategy of several devices of this machine, None for one.
+
+    Without GPUs the devices are parts of the CPU: it computes the same, no faster.
+    """
+    if replicas == 1:
+        return None
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        if len(gpus) < replicas:
+            raise ValueError(f"replicas must be at most {len(gpus)}, the GPUs, got {replicas}.")
+        return tf.distribute.MirroredStrategy([f"GPU:{number}" for number in range(replicas)])
+    try:
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        parts = [tf.config.LogicalDeviceConfiguration()] * replicas
+        tf.config.set_logical_device_configuration(cpu, parts)
+    except RuntimeError as error:
+        raise ValueError(
+            "replicas must be 1 on a CPU that is in use already: start a new program."
+        ) from error
+    return tf.distribute.MirroredStrategy([f"CPU:{number}" for number in range(replicas)])
+
+
+def load_start(folder):
+    """Read the model to go on from: a bundle, as `load_bundle` reads it."""
+    model, tokenizer = load_bundle(folder, "GPT")
+    if tokenizer is None:
+        raise ValueError(f"init_from must hold a tokenizer, got {str(folder)!r} without one.")
+    return model, tokenizer
+
+
+def decided(settings, files, tokenizer, start):
+    """Return settings with a value for what was left open."""
+    layers, width, heads, context = settings.sizes()
+    if start is not None:
+        model = start[0]
+        layers, width, heads = model.num_layers, model.d_model, model.num_heads
+        context = model.context_length
+    if width % heads:
+        raise ValueError(f"width must be a multiple of heads={heads}, got {width}.")
+    size = sum(size_of(file) for file in files)
+    # A tenth of a small text; of a large one a hundredth measures well enough.
+    held_out = 0.1 if size < 10e6 else 0.01
+    return replace(
+        settings,
+        layers=layers,
+        width=width,
+        heads=heads,
+        context=context,
+        vocab_size=tokenizer.vocab_size,
+        held_out=held_out if settings.held_out is None else settings.held_out,
+        learning_rate=settings.learning_rate or rate_of(settings),
+        compile=settings.compile or compiled_part(width, settings.precision),
+    )
+
+
+def compiled_part(width, precision):
+    """Return what XLA should compile: all of a small model in float32, else the parts."""
+    return "whole" if width <= SMALL_WIDTH and precision == "float32" else "parts"
+
+
+def rate_of(settings):
+    """Return the highest learning rate of an optimizer, if none was given."""
+    is_large = settings.preset.startswith("gpt2") and settings.optimizer == "adamw"
+    return 6e-4 if is_large else RATES[settings.optimizer]
+
+
+def steps_to_go_on(out, settings, per_step):
+    """Return the step at which a run ends that goes on, maybe with another batch size.
+
+    The tokens that were planned are read, from the place in the data on.
+    """
+    before = TrainSettings(**read_settings(out))
+    if settings.steps != before.steps and settings.tokens is None:
+        return settings.steps
+    step, place = newest_place(out / "checkpoint")
+    per_step_before = before.batch_size * before.context
+    planned = settings.tokens or before.steps * per_step_before
+    if per_step == per_step_before and settings.tokens is None:
+        return before.steps
+    left = planned - place * settings.context
+    return step + max(-(-left // per_step), 0)
