@@ -10,6 +10,8 @@ import os
 import re
 import sys
 import traceback
+import warnings
+from pathlib import Path
 
 from . import finetuning, training
 
@@ -63,6 +65,7 @@ def run(arguments):
     if options.run is None:
         parser.print_help()
         return 0
+    warnings.formatwarning = lambda message, *place: f"Note: {message}\n"
     try:
         return options.run(options) or 0
     except BrokenPipeError:
@@ -125,7 +128,7 @@ def make_parser():
 
     generate = commands.add_parser("generate", help="write text with a trained model")
     generate.add_argument("folder", nargs="?", help="of the model: what --out of train was")
-    generate.add_argument("--run-dir", default="runs/demo", help="the same, for the demo")
+    generate.add_argument("--run-dir", help="the same; runs/demo if neither is given")
     generate.add_argument("--prompt", help="text to continue; -: read it from standard input")
     generate.add_argument("--prompts", help="file with a prompt per line (-: standard input)")
     generate.add_argument("--step", type=int, help="use the checkpoint of this step of a run")
@@ -195,7 +198,9 @@ def run_generate(options):
     """Print a sample as it is written, with the options of `tfgpt generate`."""
     from tfgpt.tasks.language_model import LanguageModel
 
-    folder = options.folder or options.run_dir
+    if options.folder and options.run_dir:
+        raise ValueError("generate needs one folder, got two: leave --run-dir out.")
+    folder = options.folder or options.run_dir or "runs/demo"
     text_model = LanguageModel.load(folder)
     if options.step is not None:
         from tfgpt.checkpoints import read_model
@@ -219,8 +224,9 @@ def read_lines(path):
     if path == "-":
         content = sys.stdin.buffer.read().decode("utf-8")
     else:
-        with open(path, encoding="utf-8") as file:
-            content = file.read()
+        from tfgpt.data.texts import read_utf8
+
+        content = read_utf8(Path(path), "file", "a text file")
     return [line for line in content.splitlines() if line.strip()]
 
 
