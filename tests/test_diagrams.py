@@ -95,8 +95,8 @@ def test_a_diagram_says_in_words_what_it_shows(draw, tmp_path):
     assert len(figure.alt) > 20
     page = (tmp_path / "diagram.svg").read_text(encoding="utf-8")
     assert f"<title>{figure.alt}</title>" in page
-    picture, metadata = figure._repr_png_()
-    assert picture.startswith(b"\x89PNG") and metadata == {"alt": figure.alt}
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    assert figure._repr_mimebundle_() == ({}, {"image/png": {"alt": figure.alt}})
 
 
 def test_a_mistake_in_what_is_to_be_drawn_is_named():

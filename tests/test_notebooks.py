@@ -108,6 +108,14 @@ def test_lines_of_a_log_are_recognized(line):
     assert not LOG_LINE.search("loss 4.22, ln V 4.20\nW0 is a weight. Date: 2026-01-02")
 
 
+@every(LESSONS)
+def test_a_diagram_has_an_alternative_text(path):
+    for cell in code_cells(path):
+        if re.search(r"^draw_\w+\(", source_of(cell), re.MULTILINE):
+            (metadata,) = (output["metadata"] for output in cell["outputs"] if "data" in output)
+            assert len(metadata["image/png"]["alt"]) > 100
+
+
 @every(NOTEBOOKS)
 def test_a_notebook_names_no_folder_of_one_machine(path):
     found = MACHINE_PATH.search(path.read_text(encoding="utf-8"))

@@ -54,7 +54,11 @@ def new_figure(rows, columns, size):
         def _repr_png_(self):
             picture = io.BytesIO()
             self.savefig(picture, format="png")
-            return picture.getvalue(), {"alt": self.alt} if self.alt else {}
+            return picture.getvalue()
+
+        def _repr_mimebundle_(self, include=None, exclude=None):
+            # Beside the picture: matplotlib's inline backend draws it without asking us.
+            return {}, {"image/png": {"alt": self.alt}} if self.alt else {}
 
     figure = NotebookFigure(
         figsize=(size[0] * columns, size[1] * rows),
