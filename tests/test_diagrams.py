@@ -78,6 +78,20 @@ def test_no_box_lies_on_another(draw):
         assert axis.viewLim.x0 <= box.x0 and box.x1 <= axis.viewLim.x1
 
 
+@pytest.mark.parametrize("name", ["16 Summaries, answers and chat", "decoder layer"])
+def test_every_label_fits_into_its_box(name):
+    figures = [draw_course({name: []}), draw_layers(), draw_gpt(), draw_transformer()]
+    for figure in figures:
+        figure.draw_without_rendering()
+        axis = figure.axes[0]
+        boxes = [p for p in axis.patches if p.__class__.__name__ == "FancyBboxPatch"]
+        for box in (patch.get_window_extent() for patch in boxes):
+            middle = (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
+            extents = [text.get_window_extent() for text in axis.texts]
+            inside = [extent for extent in extents if extent.contains(*middle)]
+            assert inside and all(box.x0 < e.x0 and e.x1 < box.x1 for e in inside)
+
+
 @every_diagram
 def test_letters_differ_from_the_page_in_light_and_dark_styles(draw):
     for style, page in (("default", "white"), ("dark_background", "black")):

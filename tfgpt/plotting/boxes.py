@@ -23,6 +23,7 @@ def new_diagram(width, height):
     axis = axes[0, 0]
     axis.set(xlim=(0, width), ylim=(0, height), aspect="equal")
     axis.axis("off")
+    figure.get_layout_engine().set(w_pad=0, h_pad=0)
     return figure, axis
 
 

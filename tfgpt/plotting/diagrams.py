@@ -25,7 +25,7 @@ LAYERS = {
     "decoder layer": (("causal self-attention", "cross-attention", "feed-forward"), False),
     "GPT block": (("causal self-attention", "feed-forward"), True),
 }
-LESSON = (5.0, 1.5)  # width and height of a place on the map, in units
+LESSON = (5.6, 1.5)  # width and height of a place on the map, in units
 
 
 def draw_layers(layers=None, title=None, save=None):
