@@ -7,6 +7,7 @@ the browser at /. `tfgpt serve` starts it.
 import asyncio
 import contextlib
 import hmac
+import os
 import socket
 import sys
 from importlib import resources
@@ -16,12 +17,20 @@ from tfgpt.serving.asking import Limits, WireError, read_ask, read_json
 from tfgpt.serving.batching import Batcher, Job
 from tfgpt.serving.served import Served
 
+BACKLOG = 1024  # connections that the system accepts while the server is busy
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 # The page asks nobody but this server, and nobody may put it into a frame.
 PAGE_POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+# Where a part of the body may still be on its way, the connection ends.
+HEADERS = {
+    401: {"WWW-Authenticate": "Bearer"},
+    408: {"Connection": "close"},
+    413: {"Connection": "close"},
+    429: {"Retry-After": "1"},
+}
 SENTENCES = {404: "There is nothing at {path}.", 405: "{path} does not take the method {method}."}
 
 
@@ -39,13 +48,12 @@ def serve(text_model, name, host="127.0.0.1", port=8000, api_key=None, limits=No
     Raises:
         ImportError: if starlette or uvicorn is missing.
         OSError: if the port is taken.
-        ValueError: if the model does not write text, or the key is empty.
+        ValueError: if the model does not write text, the key is empty, or there is no such port.
     """
     from tfgpt.signals import termination_as_interrupt
 
     app = make_app(text_model, name, limits, api_key)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, port), family=family) as listener:
+    with listen(host, port) as listener:
         app.state.served.warm_up()
         address = f"[{host}]" if ":" in host else host
         url = f"http://{address}:{listener.getsockname()[1]}"
@@ -55,6 +63,24 @@ def serve(text_model, name, host="127.0.0.1", port=8000, api_key=None, limits=No
         # The signal that ended the server comes again after it.
         with contextlib.suppress(KeyboardInterrupt), termination_as_interrupt():
             make_server(app).run(sockets=[listener])
+
+
+def listen(host, port):
+    """Open the socket of a server; raise OSError if the port is taken."""
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port must be in [0, 65535], got {port}.")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # With the protocol named, asyncio sends small pieces at once (TCP_NODELAY).
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        if os.name == "posix":  # elsewhere it would share a port that is taken
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise OSError(f"{host} port {port} cannot be listened on: {error.strerror}.") from error
+    return listener
 
 
 def make_server(app):
@@ -131,8 +157,7 @@ def respond(content, status=200, headers=None):
 
 def refuse(request, error):
     """Answer what was refused; who waits in vain may come again in a second."""
-    headers = {429: {"Retry-After": "1"}, 401: {"WWW-Authenticate": "Bearer"}}.get(error.status)
-    return respond(error.body(), error.status, headers)
+    return respond(error.body(), error.status, HEADERS.get(error.status))
 
 
 def refuse_path(request, error):
