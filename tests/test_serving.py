@@ -540,8 +540,11 @@ def test_requests_of_one_batch_get_what_each_gets_alone(language_model):
     for prompt, n, settings in asked:
         settings = {"n" if k == "num_samples" else k: v for k, v in settings.items()}
         bodies.append({"prompt": prompt, "max_tokens": n, **settings})
-    with running(language_model, rows=8) as (url, app), ThreadPoolExecutor(4) as pool:
-        first = {"prompt": "a", "max_tokens": 1000, "stream": True}
+    with (
+        running(language_model, rows=8, new_tokens=50_000) as (url, app),
+        ThreadPoolExecutor(4) as pool,
+    ):
+        first = {"prompt": "a", "max_tokens": 50_000, "stream": True}
         with httpx.stream("POST", url + "/v1/completions", json=first, timeout=60) as response:
             next(response.iter_lines())
             answers = [pool.submit(post, url, body) for body in bodies]
