@@ -546,7 +546,8 @@ def test_requests_of_one_batch_get_what_each_gets_alone(language_model):
     ):
         first = {"prompt": "a", "max_tokens": 50_000, "stream": True}
         with httpx.stream("POST", url + "/v1/completions", json=first, timeout=60) as response:
-            next(response.iter_lines())
+            lines = response.iter_lines()  # as long as it lives, the stream is open
+            next(lines)
             answers = [pool.submit(post, url, body) for body in bodies]
             wait_for(lambda: len(app.state.batcher.waiting) == 4)
         found = [[c["text"] for c in answer.result().json()["choices"]] for answer in answers]
