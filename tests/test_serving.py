@@ -368,6 +368,12 @@ def test_a_model_of_labels_and_an_empty_key_are_refused():
         make_app(Parrot(), "mine", api_key=" ")
 
 
+def test_a_missing_library_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(ImportError, match=r'pip install "tfgpt\[serve\]"'):
+        make_app(Parrot(), "mine")
+
+
 # Hostile requests ------------------------------------------------------------------------
 
 STRANGE = [
