@@ -183,7 +183,8 @@ def run_command(*arguments, **options):
 def test_help_and_version_load_no_tensorflow():
     code = (
         "import sys, tfgpt_command\n"
-        "for option in (['--help'], ['--version'], ['generate', '--help'], ['serve', '--help'], []):\n"
+        "helps = [[command, '--help'] for command in ('generate', 'serve')]\n"
+        "for option in (['--help'], ['--version'], *helps, []):\n"
         "    sys.argv = ['tfgpt', *option]\n"
         "    try: assert tfgpt_command.main() == 0\n"
         "    except SystemExit as end: assert end.code == 0\n"
