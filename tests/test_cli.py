@@ -66,6 +66,8 @@ def small_text(tmp_path):
         (["compare", "one"], "compare needs at least two runs, got 1"),
         (["evaluate", "nothing"], "folder must hold config.json"),
         (["plot", "nothing"], "folder must hold config.json"),
+        (["serve", "--model", "nothing"], "folder must hold config.json"),
+        (["serve", "--model", "x", "--batch", "0"], "--batch must be an integer >= 1, got 0"),
         (["export", "nothing", "--out", "x"], "folder must hold config.json"),
         (
             ["launch", "--processes", "0", "--", "doctor"],
@@ -181,7 +183,8 @@ def run_command(*arguments, **options):
 def test_help_and_version_load_no_tensorflow():
     code = (
         "import sys, tfgpt_command\n"
-        "for option in (['--help'], ['--version'], ['generate', '--help'], []):\n"
+        "helps = [[command, '--help'] for command in ('generate', 'serve')]\n"
+        "for option in (['--help'], ['--version'], *helps, []):\n"
         "    sys.argv = ['tfgpt', *option]\n"
         "    try: assert tfgpt_command.main() == 0\n"
         "    except SystemExit as end: assert end.code == 0\n"

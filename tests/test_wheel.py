@@ -48,6 +48,7 @@ def test_a_wheel_without_the_repository_works(tmp_path):
     (wheel,) = tmp_path.glob("tfgpt-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert "tfgpt/plotting/viewer.html" in names and "tfgpt/bundled/shakespeare.txt" in names
+    assert "tfgpt/serving/page.html" in names
     assert not [name for name in names if name.startswith(("tests", "notebooks", "data/"))]
 
     # A new environment that sees the libraries of this one, but not its tfgpt.

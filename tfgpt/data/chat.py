@@ -8,6 +8,8 @@ stop.
 import numpy as np
 
 NAMES = {"system": "System: ", "user": "User: ", "assistant": "Assistant: "}
+# Where a model of dialogues would go on with words of the user.
+NEXT_USER = "\nUser:"
 # What stands before and after the prompt of a task; the answer follows after a space.
 TEMPLATES = {
     "qa": ("Question: ", "\nAnswer:"),

@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from tfgpt.bundle import load_bundle, read_config, replaced_file, save_bundle
-from tfgpt.data.chat import dialogue_parts, encode_parts, prompt_parts
+from tfgpt.data.chat import NEXT_USER, dialogue_parts, encode_parts, prompt_parts
 from tfgpt.data.texts import DATA_FOLDER
 from tfgpt.generation import generate, stream
 from tfgpt.pretrained import load_gpt2
@@ -33,7 +33,6 @@ from tfgpt.tuning import load_adapters, save_adapters
 
 TASK, HEAD, ADAPTER = "task.json", "head.safetensors", "adapter"
 CHUNK = 512  # texts that are read from a stream at once
-NEXT_USER = "\nUser:"  # where a chat model would go on with words of the user
 
 
 class FineTuned:

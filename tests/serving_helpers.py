@@ -1,0 +1,65 @@
+"""A server in a thread, and a model that needs no time: what the tests of serving share."""
+
+import contextlib
+import itertools
+import threading
+import time
+
+from tfgpt import CharTokenizer
+from tfgpt.generation.streaming import until_string
+from tfgpt.serving.asking import Limits
+from tfgpt.serving.server import listen, make_app, make_server
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ.,:!?\n明月光"
+
+
+class Parrot:
+    """Says its prompt again and again, a letter at a time, while its gate is open."""
+
+    context_length = 40
+
+    def __init__(self, chats=False, pause=0.0):
+        self.pause = pause  # seconds for each letter
+        self.tokenizer = CharTokenizer.train(LETTERS)
+        self.gate = threading.Event()
+        self.gate.set()
+        if chats:
+            self.task, self.facts = "chat", {"max_new_tokens": 12}
+
+    def prompt_ids(self, messages):
+        return self.tokenizer.encode(messages[-1]["content"])
+
+    def stream(self, text, max_new_tokens, *, stop_strings=None, **settings):
+        text = text if isinstance(text, str) else text[-1]["content"]
+        letters = itertools.islice(itertools.cycle(text), max_new_tokens)
+        return until_string(self.gated(letters), stop_strings or [])
+
+    def gated(self, letters):
+        for letter in letters:
+            self.gate.wait()
+            time.sleep(self.pause)
+            yield letter
+
+
+@contextlib.contextmanager
+def running(text_model, api_key=None, **limits):
+    """Serve a model as "mine"; give the address of the server and its app."""
+    app = make_app(text_model, "mine", Limits(**limits), api_key)
+    server = make_server(app)
+    with listen("127.0.0.1", 0) as listener:
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        wait_for(lambda: server.started)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}", app
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def wait_for(condition, seconds=30):
+    """Wait until a condition holds; fail if it never does."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
