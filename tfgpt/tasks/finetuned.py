@@ -28,7 +28,7 @@ from tfgpt.tasks.examples import (
     start_ids,
 )
 from tfgpt.tasks.heads import TextClassifier, TokenTagger
-from tfgpt.tasks.language_model import batches, until_stop
+from tfgpt.generation.text_model import batches, until_stop
 from tfgpt.tuning import load_adapters, save_adapters
 
 TASK, HEAD, ADAPTER = "task.json", "head.safetensors", "adapter"

@@ -1,0 +1,1 @@
+"""Trained models outside of training: one file that writes text without TensorFlow."""
