@@ -236,6 +236,7 @@ def test_a_corpus_without_text_and_a_wrong_share_are_refused(tmp_path):
         prepare_corpus(files, tokenizer, tmp_path / "corpora", held_out=1)
 
 
+@pytest.mark.slow
 def test_many_texts_at_once_have_the_ids_of_each_alone():
     texts = ["one two  three\n", "", "明月 moon 🌕 " * 90_000, "four\r\nfive"]
     tokenizer = BPETokenizer.train(texts, 300)

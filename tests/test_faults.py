@@ -249,6 +249,7 @@ def test_keras_callbacks_hear_of_steps_and_validations_and_can_end_the_training(
     assert watch.told == expected and rows[-1]["step"] == 6
 
 
+@pytest.mark.slow
 def test_moving_averages_are_validated_written_and_left_in_the_model(tmp_path):
     """The rows say the loss of the averages; a resumed run goes on from the weights themselves."""
     held_out = [next(iter(make_dataset()))]
@@ -496,6 +497,7 @@ def test_nothing_is_written_into_a_folder_of_another_process(tmp_path):
     assert not (tmp_path / "config.json").exists()
 
 
+@pytest.mark.slow
 def test_tf_data_that_shuffles_resumes_bit_for_bit(tmp_path):
     """With accumulation and dropout: 10 and 10 more steps are 20."""
 

@@ -435,6 +435,7 @@ def saved_classifier(folder):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.requires_tensorflow
 def test_a_classifier_is_loaded_in_two_lines(tmp_path):
     model = saved_classifier(tmp_path)

@@ -310,6 +310,7 @@ def test_a_tokenizer_is_saved_and_loaded(tmp_path):
 # KerasHub and downloads
 
 
+@pytest.mark.slow
 @pytest.mark.requires_tensorflow
 def test_keras_hub_reads_what_was_saved_and_its_presets_are_read(tmp_path):
     keras_hub = pytest.importorskip("keras_hub")

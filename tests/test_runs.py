@@ -187,6 +187,7 @@ def test_the_interrupt_handler_comes_back_after_an_error():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.slow
 def test_training_works_in_a_thread(tmp_path):
     results = []
     worker = threading.Thread(target=lambda: results.append(run(5, tmp_path, make_table())[0]))

@@ -218,6 +218,7 @@ def test_the_summary_shows_no_unbuilt_row_and_all_weights():
     assert f"{expected:,}" in lines.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.requires_tensorflow
 def test_one_trace_with_open_shapes_serves_every_length():
     import tensorflow as tf

@@ -69,10 +69,12 @@ def test_a_list_and_single_texts_give_the_same_translations(translator):
     assert translator.translate([]) == []
 
 
+@pytest.mark.slow
 def test_line_ends_and_runs_of_spaces_count_as_one_space(translator):
     assert translator.translate(" a\n b\t c ") == translator.translate("a b c")
 
 
+@pytest.mark.slow
 def test_beam_size_and_penalty_reach_the_search(translator):
     sources = [translator.encode(text, "text") for text in ("a", "c a a b c a")]
     found = set()
