@@ -62,11 +62,11 @@ def export_litert(model, tokenizer, path, quantize=None, room=None, batch_size=1
     if tokenizer is not None:
         check_vocabulary(model, tokenizer)
     load_interpreter()  # so that it is not missing after the long part
-    model = cast_model(model, "float32")
+    model = in_float32(model)
     embedding = model.embedding
-    arrays = {"table": np.array(ops.convert_to_numpy(embedding.embeddings))}
+    arrays = {"table": ops.convert_to_numpy(embedding.embeddings)}
     if embedding.positions is not None:
-        arrays["positions"] = np.array(ops.convert_to_numpy(embedding.position_table))[:room]
+        arrays["positions"] = ops.convert_to_numpy(embedding.position_table)[:room]
     chunk = min(CHUNK, room)
     facts = {
         "vocab_size": model.vocab_size,
@@ -89,6 +89,14 @@ def export_litert(model, tokenizer, path, quantize=None, room=None, batch_size=1
     with replaced_file(Path(path)) as beside:
         write_lite_file(beside, program, Facts(**facts, table=table), tokenizer, arrays)
     return Path(path)
+
+
+def in_float32(model):
+    """Return the model if all of it is float32, or else a copy that is; LoRA is added in it."""
+    dtypes = {layer.compute_dtype for layer in model._flatten_layers()}
+    dtypes |= {weight.dtype for weight in model.weights}
+    has_lora = any(getattr(layer, "lora_enabled", False) for layer in model._flatten_layers())
+    return cast_model(model, "float32") if has_lora or dtypes != {"float32"} else model
 
 
 def check_room(room, context_length):
