@@ -13,6 +13,7 @@ INSTALL = {
     "torch": "torch",
     "hugging_face": "torch transformers",
     "keras_hub": "keras-hub",
+    "litert": "ai-edge-litert",
     "limits": "tensorflow",
 }
 TORCH_LIBRARIES = ("torch", "hugging_face")
@@ -194,6 +195,8 @@ def decode(size, batch, sample=False, extras=("Hugging Face bf",), extra=False):
     contenders = [
         Contender("tfgpt float32", "tfgpt", {"precision": "float32"}),
         Contender("tfgpt bfloat16", "tfgpt", {"precision": "bfloat16"}),
+        Contender("tfgpt LiteRT float32", "litert", {"precision": "float32"}),
+        Contender("tfgpt LiteRT int8", "litert", {"precision": "int8"}),
         Contender("Hugging Face float32", "hugging_face", {"precision": "float32"}),
         Contender("Hugging Face bfloat16", "hugging_face", {"precision": "bfloat16"}),
         Contender("KerasHub float32", "keras_hub", {"precision": "float32", "jit_compile": False}),
@@ -202,7 +205,7 @@ def decode(size, batch, sample=False, extras=("Hugging Face bf",), extra=False):
         ),
     ]
     if sample:
-        faster = ("tfgpt float32", *HUGGING_FACE, "KerasHub XLA float32")
+        faster = ("tfgpt float32", "tfgpt LiteRT int8", *HUGGING_FACE, "KerasHub XLA float32")
         contenders = [contender for contender in contenders if contender.name in faster]
     prompt = 16
     options = {
