@@ -13,6 +13,8 @@ from tfgpt import GPT, LanguageModel, export_litert, generate
 from tfgpt.bundle import load_bundle
 from tfgpt.data import DATA_FOLDER
 from tfgpt.serving.lite_model import LiteModel
+from tfgpt.serving.saved_model import export_saved_model
+from tfgpt.tasks.exporting import export_run
 from tfgpt.tokenizers import CharTokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -199,3 +201,44 @@ def test_arguments_outside_their_range_are_told_before_the_work(tmp_path):
     with pytest.raises(TypeError, match="model must be a GPT, got str"):
         export_litert("gpt", None, path)
     assert not path.exists()
+
+
+@pytest.mark.slow
+def test_a_saved_model_writes_what_generate_writes_greedily(tmp_path):
+    import tensorflow as tf
+
+    model = make_model(**KINDS["rotary"])
+    serve = tf.saved_model.load(export_saved_model(model, tmp_path / "a", 2)).signatures
+    for length, new in ((3, 20), (30, 30)):
+        prompts = np.random.default_rng(0).integers(1, 40, (2, length), "int32")
+        found = serve["serving_default"](
+            token_ids=tf.constant(prompts), max_new_tokens=tf.constant(new)
+        )["token_ids"]
+        expected = generate(model, prompts, min(new, 48 - length), temperature=0)
+        assert found.numpy().tolist() == expected.tolist()
+
+
+@pytest.mark.slow
+def test_a_run_is_exported_in_every_format_and_the_command_writes_with_the_file(tmp_path, capsys):
+    pytest.importorskip("ai_edge_litert")
+    folder = DATA_FOLDER / "checkpoints" / "base_en"
+    file = export_run(folder, tmp_path / "a.tflite", "litert", quantize="int8", room=40)
+    export_run(folder, tmp_path / "b", "savedmodel")
+    assert "a.tflite: 3." in capsys.readouterr().out
+    assert (tmp_path / "b" / "saved_model.pb").exists()
+    arguments = ["generate", str(file), "--prompt", "In the", "--tokens", "4", "--temperature", "0"]
+    code = (
+        f"import sys, tfgpt_command; sys.argv[1:] = {arguments!r}\n"
+        "assert tfgpt_command.main() == 0\n"
+        "assert 'keras' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == LiteModel.load(file).generate("In the", 4, temperature=0).strip()
+
+
+def test_options_that_a_format_does_not_know_are_told(tmp_path):
+    with pytest.raises(ValueError, match="quantize must not be given with format 'keras'"):
+        export_run("anywhere", tmp_path / "a.keras", "keras", quantize="int8")
+    with pytest.raises(ValueError, match="format must be one of 'bundle', 'keras', 'litert'"):
+        export_run("anywhere", tmp_path / "a", "gguf")

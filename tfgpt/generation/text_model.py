@@ -137,3 +137,9 @@ def batches(items, size):
     items = list(items)
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+def sample_start(tokenizer, prompt=None):
+    """Return the prompt, or without one a line end; a text without lines starts at its first id."""
+    has_lines = "\n" in getattr(tokenizer, "ids", "\n")  # byte pairs know every character
+    return prompt or ("\n" if has_lines else tokenizer.tokens[1])
