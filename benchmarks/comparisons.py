@@ -12,10 +12,12 @@ KINDS = ("limits", "import", "train", "decode")
 INSTALL = {
     "torch": "torch",
     "hugging_face": "torch transformers",
+    "ctranslate2": "ctranslate2 torch transformers",
     "keras_hub": "keras-hub",
+    "litert": "ai-edge-litert",
     "limits": "tensorflow",
 }
-TORCH_LIBRARIES = ("torch", "hugging_face")
+TORCH_LIBRARIES = ("torch", "hugging_face", "ctranslate2")
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class Target:
 
 EAGER = ("torch eager float32",)
 HUGGING_FACE = ("Hugging Face float32",)
+CTRANSLATE2 = ("CTranslate2 int8",)
 KERAS_HUB = {
     precision: (f"KerasHub {precision}", f"KerasHub XLA {precision}")
     for precision in ("float32", "bfloat16")
@@ -105,12 +108,13 @@ TARGETS = (
         for precision, peers in KERAS_HUB.items()
     ),
     Target("train T vs torch nn.Transformer", "train T", 0.80, 0.62, EAGER),
-    Target("decode S batch 1 vs KerasHub", "decode S, batch 1", 0.75, 0.60, KERAS_HUB["float32"]),
+    Target("decode S batch 1 vs KerasHub", "decode S, batch 1", 0.50, 0.30, KERAS_HUB["float32"]),
     Target("decode S batch 8 vs KerasHub", "decode S, batch 8", 0.75, 0.60, KERAS_HUB["float32"]),
-    Target("decode M batch 1 vs Hugging Face", "decode M, batch 1", 0.70, 0.52, HUGGING_FACE),
-    Target("decode G batch 1 vs Hugging Face", "decode G, batch 1", 0.80, 0.65, HUGGING_FACE),
-    Target("decode G batch 8 vs Hugging Face", "decode G, batch 8", 0.60, 0.45, HUGGING_FACE),
-    Target("first call of generate on M, seconds", "decode M, batch 1", 8.0, 4.0),
+    Target("decode M batch 1 vs Hugging Face", "decode M, batch 1", 0.15, 0.08, HUGGING_FACE),
+    Target("decode G batch 1 vs Hugging Face", "decode G, batch 1", 0.25, 0.18, HUGGING_FACE),
+    Target("decode G batch 1 vs CTranslate2", "decode G, batch 1", 0.80, 0.50, CTRANSLATE2),
+    Target("decode G batch 8 vs Hugging Face", "decode G, batch 8", 0.35, 0.20, HUGGING_FACE),
+    Target("first call of generate on M, seconds", "decode M, batch 1", 8.0, 4.0, (), "bfloat16"),
 )
 
 
@@ -194,15 +198,18 @@ def decode(size, batch, sample=False, extras=("Hugging Face bf",), extra=False):
     contenders = [
         Contender("tfgpt float32", "tfgpt", {"precision": "float32"}),
         Contender("tfgpt bfloat16", "tfgpt", {"precision": "bfloat16"}),
+        Contender("tfgpt LiteRT float32", "litert", {"precision": "float32"}),
+        Contender("tfgpt LiteRT int8", "litert", {"precision": "int8"}),
         Contender("Hugging Face float32", "hugging_face", {"precision": "float32"}),
         Contender("Hugging Face bfloat16", "hugging_face", {"precision": "bfloat16"}),
+        Contender("CTranslate2 int8", "ctranslate2", {"precision": "int8"}),
         Contender("KerasHub float32", "keras_hub", {"precision": "float32", "jit_compile": False}),
         Contender(
             "KerasHub XLA float32", "keras_hub", {"precision": "float32", "jit_compile": True}
         ),
     ]
     if sample:
-        faster = ("tfgpt float32", *HUGGING_FACE, "KerasHub XLA float32")
+        faster = ("tfgpt float32", "tfgpt LiteRT int8", *HUGGING_FACE, "KerasHub XLA float32")
         contenders = [contender for contender in contenders if contender.name in faster]
     prompt = 16
     options = {

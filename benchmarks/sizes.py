@@ -66,7 +66,7 @@ class Size:
 
     def token_bytes(self, precision):
         """Bytes of the weights that must be read to generate one token at batch 1."""
-        return (self.weights - self.looked_up) * {"float32": 4, "bfloat16": 2}[precision]
+        return (self.weights - self.looked_up) * {"float32": 4, "bfloat16": 2, "int8": 1}[precision]
 
     def training_batch(self):
         """Make the one batch of random ids that every library learns.

@@ -47,7 +47,9 @@ def own_methods(cls):
 
 def example_modules():
     """List all modules; the examples of some compile programs and take seconds."""
-    slow = re.compile(r"generation\.(speculative|beam|decoding|contrastive)|training|tasks\.")
+    slow = re.compile(
+        r"generation\.(speculative|beam|decoding|contrastive)|training|tasks\.|serving\."
+    )
     return [
         pytest.param(name, marks=pytest.mark.slow) if slow.search(name) else name
         for name in ["tfgpt", *MODULES]
@@ -56,6 +58,8 @@ def example_modules():
 
 @pytest.mark.parametrize("module_name", example_modules())
 def test_the_examples_in_docstrings_run(module_name):
+    if module_name.startswith("tfgpt.serving."):
+        pytest.importorskip("ai_edge_litert")
     module = importlib.import_module(module_name)
     finder = doctest.DocTestFinder(exclude_empty=True)
     runner = doctest.DocTestRunner(optionflags=RUNNER_FLAGS)

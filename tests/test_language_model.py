@@ -9,7 +9,7 @@ from layer_check import randomize
 
 from tfgpt import GPT, BeamSearch, BPETokenizer, CharTokenizer, LanguageModel, generate
 from tfgpt.bundle import CONFIG, TOKENIZER
-from tfgpt.tasks.language_model import until_string
+from tfgpt.generation.pieces import until_string
 
 CONTEXT = 8
 LONG = "明月 a月b光a 月明光ab 明明a月b"

@@ -2,61 +2,70 @@
 
 Importing tfgpt needs keras, numpy and one Keras backend. Modules that need more
 (plotting: matplotlib; tokenizers: the `tokenizers` library) load it when used.
+
+Where Keras is not installed, or with TFGPT_LITE=1 in the environment, only LiteModel and
+the tokenizers are there: the import then takes less than half a second.
 """
 
 import importlib
+import importlib.util
+import os
 
-from tfgpt import former_paths
-from tfgpt.machine.quiet import quiet_start
-
-with quiet_start():  # the first import of TensorFlow
-    import keras  # noqa: F401
-
-# ruff: noqa: E402, I001
-from tfgpt import (
-    attention,
-    data,
-    generation,
-    gpt,
-    layers,
-    losses,
-    masks,
-    positional,
-    precision,
-    schedules,
-    tokenizers,
-    training,
-    transformer,
-)
-from tfgpt.attention import MultiHeadAttention, scaled_dot_product_attention
-from tfgpt.generation import (
-    BeamSearch,
-    ContrastiveSearch,
-    SpeculativeDecoding,
-    beam_search,
-    generate,
-    samplers,
-    speculative_generate,
-    stream,
-)
-from tfgpt.gpt import GPT
-from tfgpt.layers import DecoderLayer, EncoderLayer, FeedForward
-from tfgpt.losses import (
-    MaskedAccuracy,
-    MaskedLoss,
-    Perplexity,
-    bits_per_byte,
-    masked_accuracy,
-    masked_loss,
-    perplexity,
-)
-from tfgpt.masks import causal_mask, combine_masks, create_masks, padding_mask
-from tfgpt.positional import PositionalEmbedding, apply_rotary, get_angles, positional_encoding
-from tfgpt.precision import cast_model, compare_predictions
-from tfgpt.schedules import WarmupLinearDecay, WarmupSchedule
+from tfgpt import former_paths, tokenizers
 from tfgpt.tokenizers import BPETokenizer, CharTokenizer
-from tfgpt.training import evaluate, make_train_step, set_seed, train
-from tfgpt.transformer import Decoder, Encoder, Transformer
+
+WITHOUT_KERAS = ("BPETokenizer", "CharTokenizer", "LiteModel", "tokenizers")
+HAS_KERAS = os.environ.get("TFGPT_LITE") != "1" and importlib.util.find_spec("keras") is not None
+
+if HAS_KERAS:
+    from tfgpt.machine.quiet import quiet_start
+
+    with quiet_start():  # the first import of TensorFlow
+        import keras  # noqa: F401
+
+    # ruff: noqa: E402, I001
+    from tfgpt import (
+        attention,
+        data,
+        generation,
+        gpt,
+        layers,
+        losses,
+        masks,
+        positional,
+        precision,
+        schedules,
+        training,
+        transformer,
+    )
+    from tfgpt.attention import MultiHeadAttention, scaled_dot_product_attention
+    from tfgpt.generation import (
+        BeamSearch,
+        ContrastiveSearch,
+        SpeculativeDecoding,
+        beam_search,
+        generate,
+        samplers,
+        speculative_generate,
+        stream,
+    )
+    from tfgpt.gpt import GPT
+    from tfgpt.layers import DecoderLayer, EncoderLayer, FeedForward
+    from tfgpt.losses import (
+        MaskedAccuracy,
+        MaskedLoss,
+        Perplexity,
+        bits_per_byte,
+        masked_accuracy,
+        masked_loss,
+        perplexity,
+    )
+    from tfgpt.masks import causal_mask, combine_masks, create_masks, padding_mask
+    from tfgpt.positional import PositionalEmbedding, apply_rotary, get_angles, positional_encoding
+    from tfgpt.precision import cast_model, compare_predictions
+    from tfgpt.schedules import WarmupLinearDecay, WarmupSchedule
+    from tfgpt.training import evaluate, make_train_step, set_seed, train
+    from tfgpt.transformer import Decoder, Encoder, Transformer
 
 __version__ = "0.1.0"
 former_paths.install()
@@ -64,12 +73,14 @@ former_paths.install()
 # Loaded when first used: a program that trains needs no figures, checks or doctor.
 LAZY = {
     "LanguageModel": "tfgpt.tasks.language_model",
+    "LiteModel": "tfgpt.serving.lite_model",
     "Translator": "tfgpt.tasks.translator",
     "checks": "tfgpt.checks",
     "model_parallel": "tfgpt.model_parallel",
     "pack_tokens": "tfgpt.data.packing",
     "doctor": "tfgpt.machine.diagnosis",
     "devices": "tfgpt.machine.devices",
+    "export_litert": "tfgpt.serving.litert_export",
     "finetune": "tfgpt.tasks.finetune",
     "load_finetuned": "tfgpt.tasks.finetuned",
     "plotting": "tfgpt.plotting",
@@ -81,6 +92,11 @@ LAZY = {
 
 def __getattr__(name):
     """Load what is in LAZY: a module, or a name that its module defines."""
+    if not HAS_KERAS and name in __all__ and name not in WITHOUT_KERAS:
+        raise AttributeError(
+            f"tfgpt.{name} needs Keras, which is not installed or hidden by TFGPT_LITE=1: only "
+            f"{', '.join(WITHOUT_KERAS)} are here without it. Install tensorflow and keras."
+        )
     if name not in LAZY:
         raise AttributeError(f"module 'tfgpt' has no attribute {name!r}")
     module = importlib.import_module(LAZY[name])
@@ -104,6 +120,7 @@ __all__ = [
     "FeedForward",
     "GPT",
     "LanguageModel",
+    "LiteModel",
     "MaskedAccuracy",
     "MaskedLoss",
     "MultiHeadAttention",
@@ -128,6 +145,7 @@ __all__ = [
     "devices",
     "doctor",
     "evaluate",
+    "export_litert",
     "finetune",
     "generate",
     "generation",

@@ -128,7 +128,7 @@ def make_parser():
     demo.set_defaults(run=run_demo)
 
     generate = commands.add_parser("generate", help="write text with a trained model")
-    generate.add_argument("folder", nargs="?", help="of the model: what --out of train was")
+    generate.add_argument("folder", nargs="?", help="what --out of train was, or a LiteRT file")
     generate.add_argument("--run-dir", help="the same; runs/demo if neither is given")
     generate.add_argument("--prompt", help="text to continue; -: read it from standard input")
     generate.add_argument("--prompts", help="file with a prompt per line (-: standard input)")
@@ -198,16 +198,10 @@ def run_demo(options):
 
 def run_generate(options):
     """Print a sample as it is written, with the options of `tfgpt generate`."""
-    from tfgpt.tasks.language_model import LanguageModel
-
     if options.folder and options.run_dir:
         raise ValueError("generate needs one folder, got two: leave --run-dir out.")
     folder = options.folder or options.run_dir or "runs/demo"
-    text_model = LanguageModel.load(folder)
-    if options.step is not None:
-        from tfgpt.checkpoints import read_model
-
-        read_model(folder, options.step, text_model.model)
+    text_model = load_text_model(folder, options.step)
     if options.prompts is not None:
         if options.prompt is not None:
             raise ValueError("generate needs --prompt or --prompts, got both.")
@@ -219,6 +213,25 @@ def run_generate(options):
     if prompt == "-":  # UTF-8, whatever the terminal is set to
         prompt = sys.stdin.buffer.read().decode("utf-8").rstrip("\n")
     write_sample(text_model, prompt, options, options.seed)
+
+
+def load_text_model(path, step):
+    """Load a model that writes: of a folder, or of a file, which needs no TensorFlow."""
+    if os.path.isfile(path):
+        if step is not None:
+            raise ValueError(f"--step needs the folder of a run, got the file {path!r}.")
+        os.environ["TFGPT_LITE"] = "1"  # `import tfgpt` loads no Keras then
+        from tfgpt.serving.lite_model import LiteModel
+
+        return LiteModel.load(path)
+    from tfgpt.tasks.language_model import LanguageModel
+
+    text_model = LanguageModel.load(path)
+    if step is not None:
+        from tfgpt.checkpoints import read_model
+
+        read_model(path, step, text_model.model)
+    return text_model
 
 
 def read_lines(path):
@@ -234,7 +247,7 @@ def read_lines(path):
 
 def write_sample(text_model, prompt, options, seed):
     """Print a prompt and its continuation, as it is written."""
-    from tfgpt.tasks.demo import sample_start
+    from tfgpt.generation.text_model import sample_start
 
     pieces = text_model.stream(
         sample_start(text_model.tokenizer, prompt),

@@ -53,7 +53,10 @@ def add_commands(commands):
     export = commands.add_parser("export", help="write a trained model as one file or folder")
     export.add_argument("folder", help="what --out of train was, or OUT/best")
     export.add_argument("--out", required=True, help="file or folder to write")
-    export.add_argument("--format", default="bundle", help="bundle (a folder) or keras (a file)")
+    export.add_argument("--format", default="bundle", help="bundle, keras, litert or savedmodel")
+    export.add_argument("--quantize", help="of litert: float16, or int8, the fastest")
+    export.add_argument("--room", type=int, help="of litert: tokens of a text; fewer are faster")
+    export.add_argument("--batch-size", type=int, default=1, help="texts at once, of litert")
     export.add_argument("--dtype", default="float32", help="of a bundle; float16 halves it")
     export.set_defaults(run=run_export)
 
@@ -187,9 +190,17 @@ def run_plot(options):
 
 def run_export(options):
     """Write a model, with the options of `tfgpt export`."""
-    from tfgpt.tasks.run_reports import export_run
+    from tfgpt.tasks.exporting import export_run
 
-    export_run(options.folder, options.out, options.format, options.dtype)
+    export_run(
+        options.folder,
+        options.out,
+        options.format,
+        options.dtype,
+        quantize=options.quantize,
+        room=options.room,
+        batch_size=options.batch_size,
+    )
 
 
 def run_compare(options):

@@ -1,18 +1,32 @@
-"""Writing with a model: samplers, searches, the cached decoding loop, streaming. Notebook 10."""
+"""Writing with a model: samplers, searches, the cached decoding loop, streaming. Notebook 10.
 
-from tfgpt.generation.beam import BeamSearch, beam_search
-from tfgpt.generation.contrastive import ContrastiveSearch
-from tfgpt.generation.decoding import generate, next_token_probabilities
-from tfgpt.generation.speculative import SpeculativeDecoding, speculative_generate
-from tfgpt.generation.streaming import stream
+The names are loaded when they are first used: settings, prompts and texts need no Keras.
+"""
 
-__all__ = [
-    "BeamSearch",
-    "ContrastiveSearch",
-    "SpeculativeDecoding",
-    "beam_search",
-    "generate",
-    "next_token_probabilities",
-    "speculative_generate",
-    "stream",
-]
+import importlib
+
+LAZY = {
+    "BeamSearch": "beam",
+    "ContrastiveSearch": "contrastive",
+    "SpeculativeDecoding": "speculative",
+    "beam_search": "beam",
+    "generate": "decoding",
+    "next_token_probabilities": "decoding",
+    "speculative_generate": "speculative",
+    "stream": "streaming",
+}
+
+
+def __getattr__(name):
+    """Load a name of LAZY."""
+    if name not in LAZY:
+        raise AttributeError(f"module 'tfgpt.generation' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"tfgpt.generation.{LAZY[name]}"), name)
+
+
+def __dir__():
+    """List the lazy names too."""
+    return sorted({*globals(), *LAZY})
+
+
+__all__ = list(LAZY)

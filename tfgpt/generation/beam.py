@@ -13,7 +13,8 @@ from keras import ops
 
 from tfgpt.compilation import run_compiled
 from tfgpt.generation.cache import cache_room, read_text
-from tfgpt.generation.request import MOST_STOP_TOKENS, stop_token_row
+from tfgpt.generation.prompts import MOST_STOP_TOKENS
+from tfgpt.generation.request import stop_token_row
 from tfgpt.masks import padding_mask
 from tfgpt.validation import check_length, check_positive, check_token_ids
 

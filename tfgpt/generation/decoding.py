@@ -14,8 +14,10 @@ from keras import ops
 
 from tfgpt.compilation import compiled
 from tfgpt.generation.cache import cache_room, read_text
-from tfgpt.generation.request import make_request, row_generators, stop_token_row
-from tfgpt.generation.samplers import NO_TOKEN, Greedy, adjust_logits, draw, make_samplers
+from tfgpt.generation.prompts import row_generators
+from tfgpt.generation.request import make_request, stop_token_row
+from tfgpt.generation.samplers import Greedy, adjust_logits, draw, make_samplers
+from tfgpt.generation.settings import NO_TOKEN
 
 
 def generate(
@@ -176,7 +178,7 @@ class Decoding:
             row[: len(prompt)] = prompt
         # One random number per new token: the same for the cached and the sliding part.
         self.random_numbers = np.zeros((self.total, len(self.lengths)), dtype="float32")
-        for row, generator in enumerate(row_generators(request)):
+        for row, generator in enumerate(row_generators(request.prompts, request.seed)):
             numbers = generator.random(request.max_new_tokens, dtype="float32")
             self.random_numbers[self.lengths[row] : self.ends[row], row] = numbers
         # Places below it are written in every row.

@@ -13,26 +13,21 @@ from typing import ClassVar
 import numpy as np
 from keras import ops
 
-from tfgpt.validation import check_positive
-
-# What a number may be: the rule in words, and as a function.
-ANY = ("a number", lambda number: True)
-POSITIVE = ("> 0 and finite", lambda number: 0 < number < np.inf)
-NOT_NEGATIVE = (">= 0 and finite", lambda number: 0 <= number < np.inf)
-POSITIVE_SHARE = ("in (0, 1]", lambda number: 0 < number <= 1)
-LONGEST_NGRAM = 8
-NGRAM = (
-    f"an integer in [1, {LONGEST_NGRAM}]",
-    lambda number: 1 <= number <= LONGEST_NGRAM and number == int(number),
+from tfgpt.generation.settings import (
+    ANY,
+    HIGHEST_TEMPERATURE,
+    LONGEST_NGRAM,
+    LOWEST_TEMPERATURE,
+    NGRAM,
+    NO_TOKEN,
+    POSITIVE,
+    POSITIVE_SHARE,
+    ROUNDING,
+    SHARE,
+    check_number,
+    check_settings,
 )
-SHARE = ("in [0, 1]", lambda number: 0 <= number <= 1)
-# No token: none can be chosen, none has ended a row, none is hidden.
-NO_TOKEN = -1
-# What a sum of float32 probabilities may be off.
-ROUNDING = 1e-6
-# Logits are divided by a temperature of at least this: float32 makes no infinity of them.
-LOWEST_TEMPERATURE = 1e-20
-HIGHEST_TEMPERATURE = 1e30
+from tfgpt.validation import check_positive
 
 
 @dataclass(frozen=True)
@@ -70,7 +65,7 @@ class Temperature:
     temperature: float
 
     def __post_init__(self):
-        check_number("temperature", self.temperature, POSITIVE)
+        check_field("temperature", self.temperature, POSITIVE)
 
     def adjust(self, logits, seen):
         """Divide by the temperature: float32 (B, V) -> (B, V)."""
@@ -130,7 +125,7 @@ class TopP:
     p: float
 
     def __post_init__(self):
-        check_number("p", self.p, POSITIVE_SHARE)
+        check_field("p", self.p, POSITIVE_SHARE)
 
     def adjust(self, logits, seen):
         """Forbid what is not needed to reach p: float32 (B, V) -> (B, V)."""
@@ -163,7 +158,7 @@ class MinP:
     p: float
 
     def __post_init__(self):
-        check_number("p", self.p, SHARE)
+        check_field("p", self.p, SHARE)
 
     def adjust(self, logits, seen):
         """Forbid what is too unlikely: float32 (B, V) -> (B, V)."""
@@ -199,7 +194,7 @@ class RepetitionPenalty:
     uses_seen: ClassVar[bool] = True
 
     def __post_init__(self):
-        check_number("penalty", self.penalty, POSITIVE)
+        check_field("penalty", self.penalty, POSITIVE)
 
     def adjust(self, logits, seen):
         """Penalise seen tokens: float32 (B, V) and bool (B, V) -> (B, V)."""
@@ -230,7 +225,7 @@ class NoRepeatNGram:
     n: int
 
     def __post_init__(self):
-        check_number("n", self.n, NGRAM)
+        check_field("n", self.n, NGRAM)
 
     def adjust(self, logits, seen):
         """Leave logits as they are: without the text nothing is known."""
@@ -285,17 +280,7 @@ def make_samplers(
         >>> make_samplers(0)
         [Greedy()]
     """
-    check_number("temperature", temperature, NOT_NEGATIVE)
-    if top_k is not None:
-        check_positive("top_k", top_k)
-    for name, value, rule in (
-        ("top_p", top_p, POSITIVE_SHARE),
-        ("min_p", min_p, SHARE),
-        ("repetition_penalty", repetition_penalty, POSITIVE),
-        ("no_repeat_ngram_size", no_repeat_ngram_size, NGRAM),
-    ):
-        if value is not None:
-            check_number(name, value, rule)
+    check_settings(temperature, top_k, top_p, min_p, repetition_penalty, no_repeat_ngram_size)
     limits = ((RepetitionPenalty, repetition_penalty), (NoRepeatNGram, no_repeat_ngram_size))
     penalties = [kind(number) for kind, number in limits if number is not None]
     if temperature == 0:
@@ -328,7 +313,7 @@ def check_samplers(samplers):
             )
         for field in fields(sampler):
             name = f"{field.name} of {type(sampler).__name__}"
-            check_number(name, getattr(sampler, field.name), ANY)
+            check_field(name, getattr(sampler, field.name), ANY)
 
 
 def reads_text(sampler):
@@ -472,20 +457,7 @@ def ordered_integers(x):
     return ops.where(bits < 0, np.iinfo("int32").min - bits, bits)
 
 
-def check_number(name, value, rule):
-    """Raise unless `value` is a number that fits the rule; a tensor passes.
-
-    Args:
-        name: str, the argument's name in the message.
-        value: the value to check.
-        rule: the rule in words, and as a function number -> bool.
-
-    Raises:
-        ValueError: if `value` is no number or does not fit.
-    """
-    if ops.is_tensor(value):
-        return
-    words, fits = rule
-    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if not is_number or not fits(value):
-        raise ValueError(f"{name} must be {words}, got {value!r}.")
+def check_field(name, value, rule):
+    """Raise unless a sampler's number fits the rule; a tensor, of a compiled loop, passes."""
+    if not ops.is_tensor(value):
+        check_number(name, value, rule)

@@ -12,7 +12,8 @@ from keras import ops
 from tfgpt.compilation import run_compiled
 from tfgpt.generation.cache import cache_room, read_text
 from tfgpt.generation.decoding import hide_tokens, pad_id_of, sampler_numbers
-from tfgpt.generation.request import make_request, row_generators
+from tfgpt.generation.prompts import row_generators
+from tfgpt.generation.request import make_request
 from tfgpt.generation.samplers import adjust_logits, draw, reads_text
 from tfgpt.validation import check_positive
 
@@ -62,7 +63,9 @@ class SpeculativeDecoding:
         check_speculation(request, self.draft)
         return [
             write_text(request, self.draft, self.lookahead, prompt, generator)
-            for prompt, generator in zip(request.prompts, row_generators(request), strict=True)
+            for prompt, generator in zip(
+                request.prompts, row_generators(request.prompts, request.seed), strict=True
+            )
         ]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tfgpt.data import load_text, random_batches, split_held_out, window_batches
 from tfgpt.generation import generate
+from tfgpt.generation.text_model import sample_start
 from tfgpt.gpt import GPT
 from tfgpt.losses import perplexity
 from tfgpt.plotting import plot_attention_weights
@@ -137,12 +138,6 @@ def sample_text(model, tokenizer, prompt=None, num_tokens=500, **sampling):
     start = sample_start(tokenizer, prompt)
     token_ids = generate(model, tokenizer.encode(start), num_tokens, **sampling)[0]
     return tokenizer.decode(token_ids if prompt else token_ids[len(start) :])
-
-
-def sample_start(tokenizer, prompt=None):
-    """Return the prompt, or without one a line end; a text without lines starts at its first id."""
-    has_lines = "\n" in getattr(tokenizer, "ids", "\n")  # byte pairs know every character
-    return prompt or ("\n" if has_lines else tokenizer.tokens[1])
 
 
 def summary(history):

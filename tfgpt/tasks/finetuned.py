@@ -15,6 +15,7 @@ from tfgpt.bundle import load_bundle, read_config, replaced_file, save_bundle
 from tfgpt.data.chat import NEXT_USER, dialogue_parts, encode_parts, prompt_parts
 from tfgpt.data.texts import DATA_FOLDER
 from tfgpt.generation import generate, stream
+from tfgpt.generation.text_model import batches, until_stop
 from tfgpt.pretrained import load_gpt2
 from tfgpt.tasks.base import BASES
 from tfgpt.tasks.examples import (
@@ -28,7 +29,6 @@ from tfgpt.tasks.examples import (
     start_ids,
 )
 from tfgpt.tasks.heads import TextClassifier, TokenTagger
-from tfgpt.tasks.language_model import batches, until_stop
 from tfgpt.tuning import load_adapters, save_adapters
 
 TASK, HEAD, ADAPTER = "task.json", "head.safetensors", "adapter"

@@ -14,12 +14,12 @@ from tfgpt.data import find_files
 from tfgpt.data.corpus import prepare_corpus
 from tfgpt.data.sources import size_of
 from tfgpt.data.token_batches import TokenBatches, Tokens, held_out_batches
+from tfgpt.generation.text_model import sample_start
 from tfgpt.gpt import GPT
 from tfgpt.plotting import plot_history
 from tfgpt.replicas import scope_of
 from tfgpt.run_folder import holds_run, set_aside
 from tfgpt.schedules import RATES, make_optimizer, make_schedule
-from tfgpt.tasks.demo import sample_start
 from tfgpt.tasks.language_model import LanguageModel
 from tfgpt.tasks.own_tokenizer import make_tokenizer
 from tfgpt.tasks.settings import COMPILED, FILE, TrainSettings, read_settings, write_settings

@@ -11,9 +11,8 @@ from keras import ops
 
 from tfgpt.bundle import TOKENIZER, check_vocabulary, checked_path, load_bundle, save_bundle
 from tfgpt.generation import generate, stream
-from tfgpt.generation.streaming import check_stop_strings, until_string
+from tfgpt.generation.text_model import TextModel, batches
 from tfgpt.losses import bits_per_byte
-from tfgpt.validation import check_positive
 
 # Logits that are held at once: 256 MB of float32.
 MOST_LOGITS = 2**26
@@ -44,7 +43,7 @@ class TextScore:
         return float(bits_per_byte(self.nats_per_token, self.num_tokens, self.num_bytes))
 
 
-class LanguageModel:
+class LanguageModel(TextModel):
     """Continue and score text with a GPT and its tokenizer.
 
     Args:
@@ -65,71 +64,17 @@ class LanguageModel:
 
     def __init__(self, model, tokenizer):
         check_vocabulary(model, tokenizer)
+        super().__init__(tokenizer)
         self.model = model
-        self.tokenizer = tokenizer
 
-    def generate(self, texts, max_new_tokens, *, num_samples=1, stop_strings=None, **settings):
-        """Continue one text or many.
+    def generate_ids(self, prompt_ids, max_new_tokens, **settings):
+        """Continue prompts; see `tfgpt.generate`."""
+        return generate(self.model, prompt_ids, max_new_tokens, **settings)
 
-        Args:
-            texts: str, or list of str, each of at least one token.
-            max_new_tokens: int >= 1.
-            num_samples: int >= 1, how many times each text is continued.
-            stop_strings: str, or list of str: a text ends before the first that the model
-                writes. All tokens are made first; `stream` stops there.
-            **settings: further arguments of `tfgpt.generate`. stop_token is by default
-                the end token of the tokenizer, if it has one.
-
-        Returns:
-            str for a str, list of str for a list: each text with its continuation, without
-            the stop token. With num_samples > 1 a list of so many str in place of each str.
-
-        Raises:
-            TypeError: if a text is no str.
-            ValueError: if a text has no token or an unknown character, or an argument is
-                outside its range.
-        """
-        if isinstance(texts, str):
-            options = {"num_samples": num_samples, "stop_strings": stop_strings}
-            return self.generate([texts], max_new_tokens, **options, **settings)[0]
-        check_positive("num_samples", num_samples)
-        stop_strings = check_stop_strings(stop_strings)
-        texts = list(texts)
-        prompts = [ids for ids in self.encode(texts) for _ in range(num_samples)]
-        if not prompts:
-            return []
-        settings = self.with_stop_token(settings)
-        rows = generate(self.model, prompts, max_new_tokens, **settings)
-        stops = np.atleast_1d([] if settings["stop_token"] is None else settings["stop_token"])
-        whole = [
-            self.tokenizer.decode(until_stop(row, len(prompt), stops))
-            for prompt, row in zip(prompts, rows, strict=True)
-        ]
-        given = [text for text in texts for _ in range(num_samples)]
-        continued = [
-            text + "".join(until_string([result[len(text) :]], stop_strings))
-            for text, result in zip(given, whole, strict=True)
-        ]
-        return continued if num_samples == 1 else list(batches(continued, num_samples))
-
-    def stream(self, text, max_new_tokens, *, stop_strings=None, **settings):
-        """Continue a text, piece by piece; see `tfgpt.stream`.
-
-        Args:
-            text: str of at least one token.
-            max_new_tokens: int >= 1.
-            stop_strings: as for `generate`; what may become one is held back.
-            **settings: as for `generate`.
-
-        Returns:
-            generator of str, without the text that was given and the stop token.
-
-        Raises:
-            as `generate`.
-        """
-        self.encode([text])
-        settings = {"stop_strings": stop_strings, **self.with_stop_token(settings)}
-        return stream(self.model, self.tokenizer, text, max_new_tokens, **settings)
+    def stream_ids(self, token_ids, max_new_tokens, stop_strings, **settings):
+        """Continue one prompt, piece by piece; see `tfgpt.stream`."""
+        settings = {"stop_strings": stop_strings, **settings}
+        return stream(self.model, self.tokenizer, token_ids, max_new_tokens, **settings)
 
     def score(self, texts):
         """Measure how probable the model finds a text.
@@ -232,23 +177,6 @@ class LanguageModel:
         sizes = [len(self.tokenizer.token_bytes(int(value))) for value in values]
         return int(np.dot(sizes, counts))
 
-    def encode(self, texts, shortest=1):
-        """Return the ids of each text; raise unless each has enough tokens."""
-        encoded = []
-        for index, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise TypeError(f"texts[{index}] must be a str, got {type(text).__name__}.")
-            encoded.append(self.tokenizer.encode(text))
-            if len(encoded[-1]) < shortest:
-                raise ValueError(
-                    f"texts[{index}] must have at least {shortest} token(s), got {text!r}."
-                )
-        return encoded
-
-    def with_stop_token(self, settings):
-        """Add the end token of the tokenizer, if it has one, to settings without a stop token."""
-        return {"stop_token": getattr(self.tokenizer, "end_id", None), **settings}
-
     def save(self, folder, dtype="float32", **facts):
         """Write config.json, weights.safetensors and tokenizer.json.
 
@@ -278,16 +206,3 @@ class LanguageModel:
         """
         checked_path(Path(folder), TOKENIZER)
         return cls(*load_bundle(folder, "GPT"))
-
-
-def until_stop(token_ids, start, stops):
-    """Cut a row at the first stop token from `start` on."""
-    (found,) = np.isin(token_ids[start:], stops).nonzero()
-    return token_ids[: start + found[0]] if len(found) else token_ids
-
-
-def batches(items, size):
-    """Yield lists of at most `size` items."""
-    items = list(items)
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

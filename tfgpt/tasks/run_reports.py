@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tfgpt.bundle import DTYPES, read_config
+from tfgpt.bundle import read_config
 from tfgpt.data import find_files
 from tfgpt.data.corpus import prepare_corpus
 from tfgpt.data.token_batches import Tokens, held_out_batches
@@ -14,7 +14,6 @@ from tfgpt.plotting import plot_attention_weights, plot_histories, plot_history
 from tfgpt.tasks.language_model import LanguageModel
 from tfgpt.tasks.settings import FILE, TrainSettings, read_settings
 from tfgpt.training import evaluate
-from tfgpt.validation import check_choice
 
 MOST_BATCHES = 1000  # of a long text, spread over it
 LABELS = 24  # tokens of a text that attention is drawn on
@@ -128,42 +127,6 @@ def plot_run(folder, prompt=None):
         plot_attention_weights(weights[name][0], labels, title=name, save=paths[-1])
     print("Drawn: " + ", ".join(map(str, paths)) if paths else "There is nothing to draw yet.")
     return paths
-
-
-def export_run(folder, out, format="bundle", dtype="float32"):
-    """Write a trained model without its checkpoints.
-
-    Args:
-        folder: path of a run or bundle.
-        out: path to write.
-        format: "bundle", a folder that `LanguageModel.load` reads; "keras", a file that
-            `keras.models.load_model` reads where tfgpt is imported, without the tokenizer.
-        dtype: of a bundle, "float32", "float16" or "bfloat16".
-
-    Returns:
-        Path, what was written.
-
-    Raises:
-        ValueError: if an argument is outside its range, or `out` exists.
-    """
-    check_choice("format", format, ("bundle", "keras"))
-    check_choice("dtype", dtype, DTYPES)
-    if format == "keras" and dtype != "float32":
-        raise ValueError(f"dtype must be left out for a .keras file, got {dtype!r}.")
-    out = Path(out)
-    if out.exists():
-        raise ValueError(f"out must be a new file or folder, got {str(out)!r}, which exists.")
-    text_model = LanguageModel.load(folder)
-    if format == "keras":
-        if out.suffix != ".keras":
-            raise ValueError(f"out must end in .keras, got {str(out)!r}.")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        text_model.model.save(out)
-    else:
-        text_model.save(out, dtype)
-    size = sum(path.stat().st_size for path in ([out] if out.is_file() else out.iterdir()))
-    print(f"{out}: {size / 1e6:,.1f} MB.")
-    return out
 
 
 def compare_runs(folders, save=None):

@@ -1,0 +1,244 @@
+"""Exported files write what the model writes, and need no TensorFlow for it."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tfgpt import GPT, LanguageModel, export_litert, generate
+from tfgpt.bundle import load_bundle
+from tfgpt.data import DATA_FOLDER
+from tfgpt.serving.lite_model import LiteModel
+from tfgpt.serving.saved_model import export_saved_model
+from tfgpt.tasks.exporting import export_run
+from tfgpt.tokenizers import CharTokenizer
+
+ROOT = Path(__file__).parents[1]
+LIBRARIES = ("numpy", "numpy.libs", "ai_edge_litert", "tokenizers")
+pytestmark = [pytest.mark.requires_tensorflow]
+SIZES = {"vocab_size": 40, "context_length": 48, "num_layers": 2, "d_model": 36, "num_heads": 3}
+KINDS = {
+    "learned": {},
+    "rotary": {"positions": "rotary", "pad_id": 0},
+    "sinusoidal": {"positions": "sinusoidal", "norm_first": False, "activation": "relu"},
+    "untied": {"tie_embeddings": False, "use_bias": False, "dff": 40},
+}
+
+
+def make_model(**settings):
+    """Make a GPT whose logits differ enough to have one likeliest token."""
+    model = GPT(**SIZES, **settings)
+    for weight in model.weights:
+        if len(weight.shape) > 1:
+            weight.assign(weight * 8)
+    return model
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Return a function that exports a kind of model once: the model, and its LiteModel."""
+    pytest.importorskip("ai_edge_litert")
+    folder, made = tmp_path_factory.mktemp("lite"), {}
+
+    def get(kind, quantize=None, **settings):
+        key = (kind, quantize, *settings.items())
+        if key not in made:
+            model = make_model(**KINDS[kind])
+            path = export_litert(model, None, folder / f"{len(made)}.tflite", quantize, **settings)
+            made[key] = model, LiteModel.load(path)
+        return made[key]
+
+    return get
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_float32_writes_the_tokens_that_generate_writes(exported, kind):
+    model, lite = exported(kind)
+    prompts = [[5, 7, 9], [3, *range(1, 39)]]  # within a chunk of 32, and more
+    for settings in ({"temperature": 0}, {"seed": 2}, {"seed": 3, "top_k": 5, "top_p": 0.9}):
+        expected = generate(model, prompts, 8, **settings)
+        for row, other in zip(lite.generate_ids(prompts, 8, **settings), expected, strict=True):
+            assert row.tolist() == other.tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_equal_those_of_a_full_pass(exported, kind, rng):
+    model, lite = exported(kind)
+    text = rng.integers(1, 40, 45).tolist()
+    expected = np.array(model(np.array([text])))[0]
+    for length in (1, 2, 32, 33, 34, 45):
+        found = lite.program.next_logits([text[:length]])[0]
+        np.testing.assert_allclose(found, expected[length - 1], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_texts_slide_through_the_window_as_in_generate(exported):
+    model, lite = exported("learned")
+    prompt = [list(range(1, 39))]
+    expected = generate(model, prompt, 20, temperature=0)
+    assert np.array_equal(lite.generate_ids(prompt, 20, temperature=0), expected)
+
+
+@pytest.mark.slow
+def test_a_batch_writes_rows_of_different_lengths_as_one_by_one(exported):
+    model, lite = exported("learned", batch_size=3, room=30)
+    prompts = [[4], [9, 8, 7], list(range(1, 20)), [6, 5]]
+    expected = generate(model, prompts, 10, temperature=0)
+    for row, other in zip(lite.generate_ids(prompts, 10, temperature=0), expected, strict=True):
+        assert row.tolist() == other.tolist()
+
+
+@pytest.mark.slow
+def test_two_streams_at_once_do_not_mix(exported):
+    model, lite = exported("learned")
+    lite = LiteModel(lite.program, CharTokenizer([chr(97 + i) for i in range(39)]))
+    both = [lite.stream(text, 6, temperature=0) for text in ("abc", "qrs")]
+    pieces = [[next(stream) for stream in both] for _ in range(6)]
+    for index, text in enumerate(("abc", "qrs")):
+        expected = generate(model, lite.tokenizer.encode(text), 6, temperature=0)[0]
+        assert text + "".join(p[index] for p in pieces) == lite.tokenizer.decode(expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("quantize", "worst"), [("float16", 0.01), ("int8", 0.12)])
+def test_fewer_bits_change_probabilities_little(exported, rng, quantize, worst):
+    model, lite = exported("rotary", quantize)
+    text = rng.integers(1, 40, 40).tolist()
+    expected = np.array(model(np.array([text])))[0]
+    expected = np.exp(expected - expected.max(-1, keepdims=True))
+    expected /= expected.sum(-1, keepdims=True)
+    for length in (5, 20, 40):
+        found = np.exp(lite.program.next_logits([text[:length]])[0])
+        distance = np.abs(found / found.sum() - expected[length - 1]).sum()
+        assert distance < worst
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantize", [None, "float16", "int8"])
+def test_the_table_is_in_a_file_once_also_where_it_is_the_output_kernel(exported, quantize):
+    _, lite = exported("rotary", quantize)
+    dtype, _ = lite.program.facts.table
+    assert dtype == {None: "<f4", "float16": "<f2", "int8": "|i1"}[quantize]
+    assert exported("untied")[1].program.facts.table is None
+
+
+@pytest.mark.slow
+def test_a_trained_model_in_int8_keeps_its_perplexity(tmp_path):
+    pytest.importorskip("ai_edge_litert")
+    text_model = LanguageModel.load(DATA_FOLDER / "checkpoints" / "base_en")
+    path = export_litert(text_model.model, text_model.tokenizer, tmp_path / "a.tflite", "int8", 64)
+    lite = LiteModel.load(path)
+    token_ids = text_model.tokenizer.encode(
+        "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n"
+    )
+    logits = np.array(text_model.model(token_ids[None]))[0]
+    others = np.stack(
+        [
+            lite.program.next_logits([token_ids[: n + 1].tolist()])[0]
+            for n in range(len(token_ids) - 1)
+        ]
+    )
+    losses = [mean_loss(rows, token_ids[1:]) for rows in (logits[:-1], others)]
+    assert losses[1] == pytest.approx(losses[0], abs=0.02)
+    assert path.stat().st_size < 4e6
+
+
+def mean_loss(logits, targets):
+    """Return the mean cross-entropy of rows (T, V) and targets (T,), in nats."""
+    logits = logits.astype("float64")
+    largest = logits.max(-1)
+    totals = largest + np.log(np.exp(logits - largest[:, None]).sum(-1))
+    return float((totals - logits[np.arange(len(targets)), targets]).mean())
+
+
+@pytest.mark.slow
+def test_a_file_runs_where_neither_tensorflow_nor_keras_is(tmp_path):
+    pytest.importorskip("ai_edge_litert")
+    model, tokenizer = load_bundle(DATA_FOLDER / "checkpoints" / "base_en")
+    path = export_litert(model, tokenizer, tmp_path / "a.tflite", room=32)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    (site,) = (tmp_path / "venv").rglob("site-packages")
+    for name in LIBRARIES:
+        place = Path(importlib.util.find_spec(name.split(".")[0]).origin).parents[1] / name
+        if place.exists():
+            (site / name).symlink_to(place, target_is_directory=True)
+    code = (
+        "import importlib.util, tfgpt\n"
+        "assert not any(map(importlib.util.find_spec, ('keras', 'tensorflow')))\n"
+        f"lite = tfgpt.LiteModel.load({str(path)!r})\n"
+        "print(lite.generate_ids([lite.tokenizer.encode('In the')], 9, temperature=0).tolist())"
+    )
+    python = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    done = subprocess.run(
+        [python, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    expected = generate(model, [tokenizer.encode("In the")], 9, temperature=0)
+    assert done.stdout.strip() == str(expected.tolist()), done.stderr
+
+
+def test_arguments_outside_their_range_are_told_before_the_work(tmp_path):
+    model, path = make_model(), tmp_path / "a.tflite"
+    for arguments, message in [
+        ({"quantize": "int4"}, "quantize must be one of None, 'float16', 'int8', got 'int4'"),
+        ({"room": 49}, r"room must be in \[2, context_length=48\], got 49"),
+        ({"room": 1}, r"room must be in \[2, context_length=48\], got 1"),
+        ({"batch_size": 0}, "batch_size must be an integer >= 1, got 0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            export_litert(model, None, path, **arguments)
+    with pytest.raises(ValueError, match="tokenizer must have as many tokens as the model, 40"):
+        export_litert(model, CharTokenizer("ab"), path)
+    with pytest.raises(TypeError, match="model must be a GPT, got str"):
+        export_litert("gpt", None, path)
+    assert not path.exists()
+
+
+@pytest.mark.slow
+def test_a_saved_model_writes_what_generate_writes_greedily(tmp_path):
+    import tensorflow as tf
+
+    model = make_model(**KINDS["rotary"])
+    serve = tf.saved_model.load(export_saved_model(model, tmp_path / "a", 2)).signatures
+    for length, new in ((3, 20), (30, 30)):
+        prompts = np.random.default_rng(0).integers(1, 40, (2, length), "int32")
+        found = serve["serving_default"](
+            token_ids=tf.constant(prompts), max_new_tokens=tf.constant(new)
+        )["token_ids"]
+        expected = generate(model, prompts, min(new, 48 - length), temperature=0)
+        assert found.numpy().tolist() == expected.tolist()
+
+
+@pytest.mark.slow
+def test_a_run_is_exported_in_every_format_and_the_command_writes_with_the_file(tmp_path, capsys):
+    pytest.importorskip("ai_edge_litert")
+    folder = DATA_FOLDER / "checkpoints" / "base_en"
+    file = export_run(folder, tmp_path / "a.tflite", "litert", quantize="int8", room=40)
+    export_run(folder, tmp_path / "b", "savedmodel")
+    assert "a.tflite: 3." in capsys.readouterr().out
+    assert (tmp_path / "b" / "saved_model.pb").exists()
+    arguments = ["generate", str(file), "--prompt", "In the", "--tokens", "4", "--temperature", "0"]
+    code = (
+        f"import sys, tfgpt_command; sys.argv[1:] = {arguments!r}\n"
+        "assert tfgpt_command.main() == 0\n"
+        "assert 'keras' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == LiteModel.load(file).generate("In the", 4, temperature=0).strip()
+
+
+def test_options_that_a_format_does_not_know_are_told(tmp_path):
+    with pytest.raises(ValueError, match="quantize must not be given with format 'keras'"):
+        export_run("anywhere", tmp_path / "a.keras", "keras", quantize="int8")
+    with pytest.raises(ValueError, match="format must be one of 'bundle', 'keras', 'litert'"):
+        export_run("anywhere", tmp_path / "a", "gguf")

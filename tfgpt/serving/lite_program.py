@@ -1,0 +1,148 @@
+"""The program of a file: tokens in, logits out, with the caches of earlier tokens.
+
+The program itself knows no state. It takes embeddings, what may be attended to, and the
+caches; it gives logits and the keys and values of the new tokens, which are written into the
+caches here. The caches lie where the program reads them, so that no token copies them.
+Shape letters: B batch, T length, R room of the caches, D model width, H heads, K head width,
+V vocabulary.
+"""
+
+import os
+import threading
+
+import numpy as np
+
+MASKED_SCORE = -1e9  # as in tfgpt.masks, which needs Keras
+
+
+class LiteProgram:
+    """Read texts with a LiteRT program.
+
+    Args:
+        path: file of `export_litert`.
+        facts: Facts of the file.
+        arrays: dict of numpy arrays: table (V, D), table_scales (V, 1) if the table is int8,
+            positions (R, D) unless they are rotary.
+        num_threads: int >= 1.
+
+    Raises:
+        ImportError: if ai-edge-litert is not installed.
+    """
+
+    def __init__(self, path, facts, arrays, num_threads):
+        self.facts = facts
+        self.arrays = arrays
+        self.interpreter = load_interpreter()(model_path=str(path), num_threads=num_threads)
+        self.interpreter.allocate_tensors()
+        decode = self.interpreter.get_signature_runner("decode")
+        self.inputs = self.views(decode.get_input_details())
+        self.outputs = self.views(decode.get_output_details())
+        self.caches = [name for name in self.inputs if name.startswith("cache")]
+        for name in self.caches:
+            self.inputs[name]().fill(0)
+        self.texts = None
+        self.read = np.zeros(facts.batch_size, dtype=int)
+        self.lock = threading.Lock()
+
+    def views(self, details):
+        """Map names to functions that return a view of the memory of a tensor.
+
+        A view must be gone when the program runs, so none is kept.
+        """
+        return {name: self.interpreter.tensor(detail["index"]) for name, detail in details.items()}
+
+    def next_logits(self, texts):
+        """Read what is new in some texts and score the tokens that may follow.
+
+        Texts that are longer than the room slide: the last R tokens are read again.
+
+        Args:
+            texts: list of up to B lists of int, at least one each. The same list of lists
+                is read on; another one is read from its beginning.
+
+        Returns:
+            float32 array (number of texts, V).
+        """
+        with self.lock:
+            windows = [text[-self.facts.room :] for text in texts]
+            if texts is not self.texts or any(len(text) > self.facts.room for text in texts):
+                self.read[:] = 0
+            self.texts = texts
+            ends = np.array([len(window) - 1 for window in windows])
+            while (self.read[: len(ends)] < ends).any():
+                self.read_chunk(windows, ends)
+            return self.read_last(windows)
+
+    def read_chunk(self, windows, ends):
+        """Bring up to T tokens of each text into the caches."""
+        starts = self.read.copy()
+        token_ids = np.zeros((self.facts.batch_size, self.facts.chunk), dtype=int)
+        for row, (window, end) in enumerate(zip(windows, ends, strict=True)):
+            new = window[starts[row] : min(starts[row] + self.facts.chunk, end)]
+            token_ids[row, : len(new)] = new
+            self.read[row] += len(new)
+        caches = {name: self.inputs[name]() for name in self.caches}
+        # A runner that is kept counts as a view.
+        prefill = self.interpreter.get_signature_runner("prefill")
+        found = prefill(**self.embed(token_ids, starts), **caches)
+        for name, cache in caches.items():
+            for row, (start, end) in enumerate(zip(starts, self.read, strict=True)):
+                cache[row, :, start:end] = found[f"new_{name}"][row, :, : end - start]
+
+    def read_last(self, windows):
+        """Bring the last token of each text into the caches and score what may follow."""
+        token_ids = np.zeros((self.facts.batch_size, 1), dtype=int)
+        token_ids[: len(windows), 0] = [window[-1] for window in windows]
+        starts = self.read.copy()
+        starts[: len(windows)] = [len(window) - 1 for window in windows]
+        for name, value in self.embed(token_ids, starts).items():
+            self.inputs[name]()[:] = value
+        self.interpreter.invoke()
+        for name in self.caches:
+            cache, new = self.inputs[name](), self.outputs[f"new_{name}"]()
+            for row, start in enumerate(starts):
+                cache[row, :, start] = new[row, :, 0]
+        self.read[: len(windows)] = starts[: len(windows)] + 1
+        return self.outputs["logits"]()[: len(windows)].copy()
+
+    def embed(self, token_ids, starts):
+        """Make the inputs of the program that depend on tokens and places.
+
+        Args:
+            token_ids: int array (B, T).
+            starts: int array (B,), the place of the first token of each row.
+
+        Returns:
+            dict: x float32 (B, T, D), bias float32 (B, 1, T, R + T), which is added to the
+            scores, and, if the program wants it, position int32 (B, 1).
+        """
+        length, room = token_ids.shape[1], self.facts.room
+        x = self.arrays["table"][token_ids].astype("float32")  # (B, T) -> (B, T, D)
+        if "table_scales" in self.arrays:
+            x *= self.arrays["table_scales"][token_ids]
+        if "positions" in self.arrays:
+            places = starts[:, None] + np.arange(length)
+            x += self.arrays["positions"][np.minimum(places, room - 1)]
+        bias = np.zeros((len(starts), 1, length, room + length), dtype="float32")
+        bias[..., :room] = np.where(np.arange(room) < starts[:, None, None, None], 0, MASKED_SCORE)
+        bias[..., room:] = np.where(np.tri(length, dtype=bool), 0, MASKED_SCORE)
+        inputs = {"x": x, "bias": bias}
+        if self.facts.rotary:
+            inputs["position"] = starts[:, None].astype("int32")
+        return inputs
+
+
+def load_interpreter():
+    """Return the class that runs programs; say what to install if it is missing."""
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError as error:
+        raise ImportError('LiteModel needs ai-edge-litert: pip install "tfgpt[litert]".') from error
+    return Interpreter
+
+
+def count_processors():
+    """Count the processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,73 @@
+"""A trained model in the form that another program needs."""
+
+from pathlib import Path
+
+from tfgpt.bundle import DTYPES
+from tfgpt.serving.litert_export import export_litert
+from tfgpt.serving.saved_model import export_saved_model
+from tfgpt.tasks.language_model import LanguageModel
+from tfgpt.validation import check_choice
+
+# Which options a format knows.
+OPTIONS = {
+    "bundle": ("dtype",),
+    "keras": (),
+    "litert": ("quantize", "room", "batch_size"),
+    "savedmodel": ("batch_size",),
+}
+DEFAULTS = {"dtype": "float32", "quantize": None, "room": None, "batch_size": 1}
+
+
+def export_run(
+    folder, out, format="bundle", dtype="float32", *, quantize=None, room=None, batch_size=1
+):
+    """Write a trained model without its checkpoints.
+
+    Args:
+        folder: path of a run or bundle.
+        out: path to write.
+        format: "bundle", a folder that `LanguageModel.load` reads; "keras", a file that
+            `keras.models.load_model` reads where tfgpt is imported, without the tokenizer;
+            "litert", a file that `LiteModel.load` reads, without TensorFlow; "savedmodel", a
+            folder for TensorFlow Serving, see `export_saved_model`.
+        dtype: of a bundle, "float32", "float16" or "bfloat16".
+        quantize: of litert, None, "float16" or "int8".
+        room: of litert, int, how many tokens a text may have; None: the context.
+        batch_size: of litert and savedmodel, int, texts that are written at once.
+
+    Returns:
+        Path, what was written.
+
+    Raises:
+        ValueError: if an argument is outside its range or not known to the format, or `out`
+            exists.
+    """
+    check_choice("format", format, tuple(OPTIONS))
+    check_choice("dtype", dtype, DTYPES)
+    options = {"dtype": dtype, "quantize": quantize, "room": room, "batch_size": batch_size}
+    for name, value in options.items():
+        if name not in OPTIONS[format] and value != DEFAULTS[name]:
+            raise ValueError(f"{name} must not be given with format {format!r}, got {value!r}.")
+    out = Path(out)
+    if out.exists():
+        raise ValueError(f"out must be a new file or folder, got {str(out)!r}, which exists.")
+    if format == "keras" and out.suffix != ".keras":
+        raise ValueError(f"out must end in .keras, got {str(out)!r}.")
+    text_model = LanguageModel.load(folder)
+    write(text_model, out, format, {name: options[name] for name in OPTIONS[format]})
+    files = [out] if out.is_file() else [path for path in out.rglob("*") if path.is_file()]
+    print(f"{out}: {sum(path.stat().st_size for path in files) / 1e6:,.1f} MB.")
+    return out
+
+
+def write(text_model, out, format, options):
+    """Write a model in one of the formats."""
+    if format == "bundle":
+        text_model.save(out, **options)
+    elif format == "litert":
+        export_litert(text_model.model, text_model.tokenizer, out, **options)
+    elif format == "savedmodel":
+        export_saved_model(text_model.model, out, **options)
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        text_model.model.save(out)
