@@ -15,7 +15,7 @@ test: $(INSTALLED)
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab notebooks
 
-test-slow: $(VENV)/installed-browser $(VENV)/installed-parity $(VENV)/installed-jax
+test-slow: $(addprefix $(VENV)/installed-,browser parity jax litert serve-tests)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 test-jax: $(VENV)/installed-jax
