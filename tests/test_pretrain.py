@@ -101,8 +101,10 @@ def test_another_batch_size_keeps_the_place_in_the_data(texts, tmp_path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(job_module.TokenBatches, "read", spy)
 
+        own = job_module.Job.callbacks
+
         def stop(self, model):
-            return [stop_after(4)]
+            return [*own(self, model), stop_after(4)]
 
         patch.setattr(job_module.Job, "callbacks", stop)
         pretrain({**options, "steps": 8}, tmp_path / "run")

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from tfgpt.plotting import plot_rates
 from tfgpt.rate_finder import find_learning_rate
-from tfgpt.run_folder import holds_run
 from tfgpt.schedules import RATES, make_optimizer
 from tfgpt.tasks.job import Job, mirrored, step_options
 from tfgpt.tasks.settings import FILE, LENGTHS, TrainSettings, read_settings
@@ -31,7 +30,7 @@ def pretrain(given, out, *, resume=False, dry_run=False):
         FileNotFoundError: if there is no such text.
     """
     out = Path(out)
-    if resume and not holds_run(out) and "corpus" not in given:
+    if resume and not (out / FILE).exists() and "corpus" not in given:
         raise ValueError(
             f"out must be the folder of a run to go on with, got {str(out)!r}, which holds none: "
             "name another one, or begin with --corpus."
