@@ -47,13 +47,15 @@ class Served:
         limits: Limits.
 
     Raises:
-        ValueError: if the model gives labels or tags.
+        ValueError: if the model gives labels or tags, or has no tokenizer.
     """
 
     def __init__(self, text_model, name, limits):
         if not hasattr(text_model, "stream"):
             task = getattr(text_model, "task", type(text_model).__name__)
             raise ValueError(f"model must write text to be served, got the task {task!r}.")
+        if text_model.tokenizer is None:
+            raise ValueError("model must have a tokenizer to be served, got a file without one.")
         self.text_model, self.name, self.limits = text_model, name, limits
         self.tokenizer = text_model.tokenizer
         self.gpt = getattr(text_model, "model", None)
@@ -67,7 +69,7 @@ class Served:
     def encode(self, prompt):
         """Turn a text or messages into ids: int array (T,); raise WireError if that fails.
 
-        Of a chat that is too long the first turns go, as in `tfgpt chat`.
+        Where a fine-tuned model reads too much, the beginning goes: of a chat the first turns.
         """
         name = "prompt" if isinstance(prompt, str) else "messages"
         try:
