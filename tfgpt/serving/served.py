@@ -1,11 +1,14 @@
 """A text model as the server sees it: prompts become ids, requests become texts in the making."""
 
 import itertools
+import time
 
 from tfgpt.serving.asking import WireError
 
 DEFAULT_LENGTH = 16  # new tokens, as OpenAI's completions
-PACE = 16  # tokens that are written at once where nobody watches
+UNWATCHED = 16  # tokens that are written at once where nobody reads them yet
+MOST_AT_ONCE = 128
+BLINK = 0.03  # seconds: pieces that come together within them seem to flow
 
 
 class Row:
@@ -35,6 +38,30 @@ class Row:
     def reason(self):
         """Why the text ended: "length", or "stop" for a stop token or a stop string."""
         return "length" if self.is_full else "stop"
+
+
+class Pace:
+    """How many tokens a batch writes at once: each call of its program costs time too.
+
+    Args:
+        decoding: Decoding.
+        is_watched: bool, somebody reads the text as it is written: the first token comes
+            alone, then as many at once as come within a blink.
+    """
+
+    def __init__(self, decoding, is_watched):
+        self.decoding, self.is_watched = decoding, is_watched
+        self.at_once = 1 if is_watched else UNWATCHED
+
+    def advance(self, place):
+        """Write a place, and others behind it."""
+        start = time.perf_counter()
+        self.decoding.advance(min(place + self.at_once, self.decoding.total))
+        seconds = time.perf_counter() - start
+        if self.is_watched and seconds > BLINK:
+            self.at_once = max(self.at_once // 2, 1)
+        elif 2 * seconds < BLINK:
+            self.at_once = min(2 * self.at_once, MOST_AT_ONCE)
 
 
 class Served:
@@ -105,9 +132,9 @@ class Served:
 
         wishes = [Wish(job.rows_of_ids, job.max_new_tokens, **job.settings) for job in jobs]
         decoding = self.decode(wishes, len(rows))
-        pace = 1 if any(job.ask.streams for job in jobs) else PACE
+        advance = Pace(decoding, any(job.ask.streams for job in jobs)).advance
         for place, row in enumerate(rows):
-            token_ids = row.counted(row_tokens(decoding, place, pace))
+            token_ids = row.counted(row_tokens(decoding, place, advance))
             pieces = until_string(text_pieces(self.tokenizer, token_ids), self.stops(row.job))
             row.pieces = pieces if self.task is None else without_first_space(pieces)
 
