@@ -14,6 +14,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
@@ -358,12 +359,11 @@ def test_a_failure_of_the_model_is_told_and_the_next_request_answered():
         assert post(url, {"prompt": "a", "max_tokens": 1}).status_code == 200
 
 
-def test_a_model_of_labels_and_an_empty_key_are_refused():
-    class Labels:
-        task = "classify"
-
+def test_a_model_without_texts_and_an_empty_key_are_refused():
     with pytest.raises(ValueError, match="must write text to be served, got the task 'classify'"):
-        make_app(Labels(), "mine")
+        make_app(SimpleNamespace(task="classify"), "mine")
+    with pytest.raises(ValueError, match="must have a tokenizer to be served"):
+        make_app(SimpleNamespace(stream=None, tokenizer=None), "mine")
     with pytest.raises(ValueError, match="api_key must have a character, got ' '"):
         make_app(Parrot(), "mine", api_key=" ")
 

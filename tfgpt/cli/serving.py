@@ -37,6 +37,8 @@ def add_serve(commands):
 
 def run_serve(options):
     """Serve a model, with the options of `tfgpt serve`."""
+    if os.path.isfile(options.model):
+        os.environ["TFGPT_LITE"] = "1"  # `import tfgpt` loads no Keras then
     from tfgpt.serving.asking import Limits
     from tfgpt.serving.server import serve
     from tfgpt.validation import check_positive

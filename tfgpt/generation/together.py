@@ -117,20 +117,21 @@ def widened(rows, width):
     return np.pad(rows, ((0, 0), (0, width - rows.shape[1])))
 
 
-def row_tokens(decoding, row, pace=1):
+def row_tokens(decoding, row, advance=None):
     """Yield the tokens of one row as they are drawn, up to the stop token.
 
     Args:
         decoding: Decoding. Whichever row needs a place next lets all rows advance.
         row: int.
-        pace: int >= 1, places that are written at once.
+        advance: function of a place, which it lets `decoding` write, with others behind it;
+            None: that place alone.
 
     Returns:
         generator of int.
     """
     for place in range(decoding.lengths[row], decoding.ends[row]):
         if place >= decoding.position:
-            decoding.advance(min(place + pace, decoding.total))
+            decoding.advance(place + 1) if advance is None else advance(place)
         token_id = int(decoding.token_ids[row, place])
         if token_id in decoding.request.stop_tokens:
             return

@@ -19,9 +19,10 @@ class Job:
     Args:
         ask: Ask.
         served: Served, which makes its ids.
+        loop: asyncio event loop of the request.
     """
 
-    def __init__(self, ask, served):
+    def __init__(self, ask, served, loop):
         self.ask = ask
         self.texts = [text for text in ask.prompts for _ in range(ask.num_samples)]
         encoded = [served.encode(prompt) for prompt in ask.prompts]
@@ -33,7 +34,7 @@ class Job:
         self.start, self.end = min(lengths), max(lengths) + self.max_new_tokens
         self.num_tokens = 0
         self.is_gone = False  # nobody waits for it
-        self.loop = asyncio.get_running_loop()
+        self.loop = loop
         self.news = asyncio.Queue()
 
     def tell(self, *news):

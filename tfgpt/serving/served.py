@@ -1,11 +1,14 @@
 """A text model as the server sees it: prompts become ids, requests become texts in the making."""
 
 import itertools
+import time
 
 from tfgpt.serving.asking import WireError
 
 DEFAULT_LENGTH = 16  # new tokens, as OpenAI's completions
-PACE = 16  # tokens that are written at once where nobody watches
+UNWATCHED = 16  # tokens that are written at once where nobody reads them yet
+MOST_AT_ONCE = 128
+BLINK = 0.03  # seconds: pieces that come together within them seem to flow
 
 
 class Row:
@@ -37,6 +40,30 @@ class Row:
         return "length" if self.is_full else "stop"
 
 
+class Pace:
+    """How many tokens a batch writes at once: each call of its program costs time too.
+
+    Args:
+        decoding: Decoding.
+        is_watched: bool, somebody reads the text as it is written: the first token comes
+            alone, then as many at once as come within a blink.
+    """
+
+    def __init__(self, decoding, is_watched):
+        self.decoding, self.is_watched = decoding, is_watched
+        self.at_once = 1 if is_watched else UNWATCHED
+
+    def advance(self, place):
+        """Write a place, and others behind it."""
+        start = time.perf_counter()
+        self.decoding.advance(min(place + self.at_once, self.decoding.total))
+        seconds = time.perf_counter() - start
+        if self.is_watched and seconds > BLINK:
+            self.at_once = max(self.at_once // 2, 1)
+        elif 2 * seconds < BLINK:
+            self.at_once = min(2 * self.at_once, MOST_AT_ONCE)
+
+
 class Served:
     """A model with its tokenizer, behind one form.
 
@@ -47,13 +74,15 @@ class Served:
         limits: Limits.
 
     Raises:
-        ValueError: if the model gives labels or tags.
+        ValueError: if the model gives labels or tags, or has no tokenizer.
     """
 
     def __init__(self, text_model, name, limits):
         if not hasattr(text_model, "stream"):
             task = getattr(text_model, "task", type(text_model).__name__)
             raise ValueError(f"model must write text to be served, got the task {task!r}.")
+        if text_model.tokenizer is None:
+            raise ValueError("model must have a tokenizer to be served, got a file without one.")
         self.text_model, self.name, self.limits = text_model, name, limits
         self.tokenizer = text_model.tokenizer
         self.gpt = getattr(text_model, "model", None)
@@ -67,7 +96,7 @@ class Served:
     def encode(self, prompt):
         """Turn a text or messages into ids: int array (T,); raise WireError if that fails.
 
-        Of a chat that is too long the first turns go, as in `tfgpt chat`.
+        Where a fine-tuned model reads too much, the beginning goes: of a chat the first turns.
         """
         name = "prompt" if isinstance(prompt, str) else "messages"
         try:
@@ -103,9 +132,9 @@ class Served:
 
         wishes = [Wish(job.rows_of_ids, job.max_new_tokens, **job.settings) for job in jobs]
         decoding = self.decode(wishes, len(rows))
-        pace = 1 if any(job.ask.streams for job in jobs) else PACE
+        advance = Pace(decoding, any(job.ask.streams for job in jobs)).advance
         for place, row in enumerate(rows):
-            token_ids = row.counted(row_tokens(decoding, place, pace))
+            token_ids = row.counted(row_tokens(decoding, place, advance))
             pieces = until_string(text_pieces(self.tokenizer, token_ids), self.stops(row.job))
             row.pieces = pieces if self.task is None else without_first_space(pieces)
 

@@ -222,7 +222,8 @@ async def answer(request, is_chat):
         message = "This model was not fine-tuned on dialogues: use /v1/completions."
         raise WireError(message, 400, code="no_chat")
     ask = read_ask(content, served.limits, served.name, is_chat)
-    job = Job(ask, served)
+    # Beside the other requests: a megabyte takes a while to encode.
+    job = await asyncio.to_thread(Job, ask, served, asyncio.get_running_loop())
     batcher.submit(job)
     watcher = asyncio.create_task(watch(request, job))
     form = Answer(served.name, is_chat)
