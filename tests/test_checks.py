@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tfgpt import checks
-from tfgpt.checks import EXERCISES, Case, Exercise, check, compare
+from tfgpt.checks import EXERCISES, Case, Exercise, check, compare, prove_equal
 from tfgpt.checks.notebook_18 import after_kill, atomic_write
 
 SOLUTIONS = sorted((Path(__file__).parents[1] / "notebooks" / "solutions").glob("*.ipynb"))
@@ -1060,3 +1060,16 @@ def test_infinite_values_may_be_expected():
     compare("scores", scores, scores, "Hint.", 1e-5)
     with pytest.raises(AssertionError, match=r"index \[1\]"):
         compare("scores", -scores, scores * [-1, 1], "Hint.", 1e-5)
+
+
+def test_a_proof_prints_the_largest_difference_and_refuses_what_differs(capsys):
+    prove_equal("near", np.float32([[1, 2]]), [[1, 2 + 1e-6]])
+    prove_equal("rows sum to 1", np.ones(3), 1)
+    printed = capsys.readouterr().out
+    assert printed == "near: largest difference 1.0e-06\nrows sum to 1: equal in every bit\n"
+    with pytest.raises(AssertionError, match="far"):
+        prove_equal("far", [1.0, 2.0], [1.0, 2.1])
+    with pytest.raises(AssertionError, match=r"shapes \(2,\) and \(1, 2\) differ"):
+        prove_equal("turned", [1.0, 2.0], [[1.0, 2.0]])
+    with pytest.raises(AssertionError, match="not a number"):
+        prove_equal("not a number", [np.nan], [1.0])

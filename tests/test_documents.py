@@ -323,7 +323,7 @@ def test_a_nul_byte_is_named_with_its_offset(tmp_path, far):
         (b"SQLite format 3\0", "an SQLite database"),
         (b"\x80\x04\x95", "a pickle file"),
         (b"PK\x03\x04", "a zip file"),
-        (gzip.compress(b"one"), "a gzip file"),
+        (gzip.compress(b"one", mtime=0), "a gzip file"),
         (b"\x28\xb5\x2f\xfd", "a zstd file"),
     ],
 )

@@ -1,5 +1,6 @@
 """Tests of the notebooks: committed executed and clean; run again from the top (slow)."""
 
+import ast
 import json
 import re
 import shutil
@@ -14,6 +15,19 @@ SOLUTIONS = [path for path in NOTEBOOKS if path.parent != FOLDER]
 MOST_CELLS, MOST_BYTES = 60, 400_000
 # Folders of one machine; "/home" only where it begins a path, so that addresses may hold it.
 MACHINE_PATH = re.compile(r"(?<![\w./:])(?:/work|/tmp|/root|/home|/Users|[A-Z]:\\\\Users)\b")
+# What libraries write when they start or compile: red in a notebook, and no part of a lesson.
+LOG_LINE = re.compile(
+    r"^[IWEF]\d{4} |^\d{4}-\d\d-\d\d .*: [IWEF] |^WARNING:|cpu_feature_guard|oneDNN|"
+    r"Compiling the decoding loop|Warning: ",
+    re.MULTILINE,
+)
+ARTICLES = (
+    "使用 Python 和 TensorFlow/PyTorch 实现 GPT-4",
+    "本文旨在深入探讨GPT-4的核心特性",
+    "GPT-4原理与代码实例讲解",
+    "大语言模型原理与工程实践：GPT 系列模型的发展",
+    "大语言模型应用指南：GPT-4V简介",
+)
 SECONDS_PER_CELL = 900
 
 
@@ -74,6 +88,35 @@ def test_a_notebook_shows_no_error_and_no_warning(path):
 
 
 @every(NOTEBOOKS)
+def test_a_notebook_prints_no_line_of_a_log(path):
+    found = LOG_LINE.search(printed_text(path))
+    assert found is None, found.group()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "2026-01-02 10:11:12.131415: I tensorflow/core/platform/cpu_feature_guard.cc:210] This",
+        "I0000 00:00:1764300000.123456   1 service.cc:153] XLA service",
+        "WARNING:tensorflow:5 out of the last 5 calls",
+        "Compiling the decoding loop; this happens once",
+        "<string>:1: UserWarning: No font",
+    ],
+)
+def test_lines_of_a_log_are_recognized(line):
+    assert LOG_LINE.search(f"a result\n{line}\n")
+    assert not LOG_LINE.search("loss 4.22, ln V 4.20\nW0 is a weight. Date: 2026-01-02")
+
+
+@every(LESSONS)
+def test_a_diagram_has_an_alternative_text(path):
+    for cell in code_cells(path):
+        if re.search(r"^draw_\w+\(", source_of(cell), re.MULTILINE):
+            (metadata,) = (output["metadata"] for output in cell["outputs"] if "data" in output)
+            assert len(metadata["image/png"]["alt"]) > 100
+
+
+@every(NOTEBOOKS)
 def test_a_notebook_names_no_folder_of_one_machine(path):
     found = MACHINE_PATH.search(path.read_text(encoding="utf-8"))
     assert found is None, found.group()
@@ -90,6 +133,44 @@ def test_a_notebook_begins_with_a_title_and_a_number_in_its_name(path):
     first = cells_of(path)[0]
     assert first["cell_type"] == "markdown" and source_of(first).startswith("# ")
     assert re.fullmatch(r"\d\d_[a-z0-9_]+\.ipynb", path.name)
+
+
+@every(LESSONS)
+def test_a_header_links_the_table_of_letters(path):
+    link = "#Letters" if path.name.startswith("00_") else "00_start_here.ipynb#Letters"
+    assert f"]({link})" in source_of(cells_of(path)[0])
+
+
+def read_before(path):
+    """List the numbers of the notebooks that a header asks to read before."""
+    header = source_of(cells_of(path)[0])
+    line = re.search(r"\*\*Read before:\*\*.*?(?=\*\*Letters|$)", header, re.MULTILINE).group()
+    return re.findall(r"\]\((\d\d)_", line)
+
+
+def test_the_first_notebook_lists_and_draws_all_notebooks_with_what_they_need():
+    sources = [source_of(cell) for cell in cells_of(LESSONS[0])]
+    index = next(source for source in sources if source.startswith("## What tfgpt is"))
+    for path in LESSONS[1:]:
+        assert f"({path.name})" in index
+    (code,) = (source for source in sources if source.startswith("needs = {"))
+    needs = ast.literal_eval(code[len("needs = ") : code.index("}") + 1])
+    titles = [source_of(cells_of(path)[0]).splitlines()[0][2:] for path in LESSONS]
+    assert list(needs) == titles
+    drawn = {name[:2]: before.split() for name, before in needs.items()}
+    assert drawn == {"00": []} | {path.name[:2]: read_before(path) for path in LESSONS[1:]}
+
+
+@pytest.mark.parametrize("title", ARTICLES)
+def test_each_article_is_named_in_the_readme_the_first_notebook_and_the_errata(title):
+    assert title in (FOLDER.parent / "README.md").read_text(encoding="utf-8")
+    assert title in LESSONS[0].read_text(encoding="utf-8")
+    assert title in (FOLDER / "errata.md").read_text(encoding="utf-8")
+
+
+def test_the_errata_lead_to_files_that_exist():
+    links = re.findall(r"\]\(([^)]+)\)", (FOLDER / "errata.md").read_text(encoding="utf-8"))
+    assert links and all((FOLDER / link).exists() for link in links)
 
 
 @every(LESSONS)
@@ -147,3 +228,4 @@ def test_a_notebook_runs_from_top_to_bottom_in_a_fresh_kernel(path, tmp_path, mo
         for output in cell.get("outputs", []):
             assert output["output_type"] != "error"
             assert output.get("name") != "stderr", "".join(output["text"])
+            assert not LOG_LINE.search("".join(output.get("text", "")))

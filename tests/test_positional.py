@@ -103,7 +103,7 @@ def test_rotary_leaves_position_0_and_every_length_as_they_are(rng):
     )
 
 
-def test_rotary_products_depend_on_the_distance_only(rng):
+def test_rotary_products_of_one_query_and_key_depend_on_the_offset_only(rng):
     query, key = rng.normal(size=(2, 6)).astype("float32")
     everywhere = np.broadcast_to(query, (1, 1, 12, 6)), np.broadcast_to(key, (1, 1, 12, 6))
     turned_query, turned_key = (to_numpy(apply_rotary(x))[0, 0] for x in everywhere)

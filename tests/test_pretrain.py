@@ -11,10 +11,11 @@ import pytest
 
 from tfgpt import BPETokenizer, CharTokenizer, LanguageModel, cli
 from tfgpt.history import read_history
+from tfgpt.run_folder import RunLock
 from tfgpt.tasks import job as job_module
 from tfgpt.tasks.own_tokenizer import make_tokenizer
 from tfgpt.tasks.pretrain import find_rate, pretrain
-from tfgpt.tasks.run_reports import compare_runs
+from tfgpt.tasks.run_reports import compare_runs, evaluate_run
 from tfgpt.tasks.settings import (
     PRESETS,
     TrainSettings,
@@ -69,8 +70,8 @@ def test_all_settings_are_written_and_repeat_the_run_exactly(trained, tmp_path):
     written = set(re.findall(r"^#? ?(\w+) =", (out / "config.toml").read_text(), re.MULTILINE))
     assert written == {entry.name for entry in fields(TrainSettings)}
     assert content["steps"] == 8 and content["learning_rate"] == 0.03
-    assert content["vocab_size"] == LanguageModel.load(out).tokenizer.vocab_size
-    again = pretrain(content, tmp_path / "again", corpora=out.parent / "corpora")
+    assert "vocab_size" not in content
+    again = pretrain(content, tmp_path / "again")
     for row, other in zip(again, history, strict=True):
         assert (row["loss"], row["val_loss"]) == (other["loss"], other["val_loss"])
 
@@ -100,8 +101,10 @@ def test_another_batch_size_keeps_the_place_in_the_data(texts, tmp_path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(job_module.TokenBatches, "read", spy)
 
+        own = job_module.Job.callbacks
+
         def stop(self, model):
-            return [stop_after(4)]
+            return [*own(self, model), stop_after(4)]
 
         patch.setattr(job_module.Job, "callbacks", stop)
         pretrain({**options, "steps": 8}, tmp_path / "run")
@@ -133,6 +136,56 @@ def test_a_resume_with_another_text_is_refused(texts, trained, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_refused_resume_changes_nothing(texts, tmp_path):
+    out = tmp_path / "run"
+    pretrain({**TINY, "corpus": str(texts), "steps": 4}, out)
+    before = (out / "config.toml").read_text()
+    (tmp_path / "other.txt").write_text(LINES * 30, encoding="utf-8")
+    for change, message in (
+        ({"width": 16}, "d_model is 8 and not 16"),
+        ({"seed": 3}, "run.* is"),
+        ({"corpus": str(tmp_path / "other.txt")}, "run.* is"),
+        ({"tokenizer": "bpe"}, "tokenizer must stay as it was"),
+        ({"steps": 3}, "steps must be at least 4, which are done, got 3"),
+        ({"learning_rate": 0.5}, "learning_rate|peak"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pretrain({"steps": 9, **change}, out, resume=True)
+        assert (out / "config.toml").read_text() == before
+    with RunLock(out), pytest.raises(ValueError, match="must not be in use"):
+        pretrain({"steps": 9, "batch_size": 2}, out, resume=True)
+    assert (out / "config.toml").read_text() == before
+    assert pretrain({"tokens": 8 * 32}, out, resume=True)[-1]["step"] == 8
+    with pytest.raises(ValueError, match="folder of a run to go on with, got .*runx"):
+        pretrain({}, tmp_path / "runx", resume=True)
+
+
+@pytest.mark.slow
+def test_bits_per_byte_are_those_of_what_was_measured(texts, tmp_path, capsys):
+    """Chinese to learn from, English held out: other bytes per token."""
+    (tmp_path / "held.txt").write_text("moon " * 60, encoding="utf-8")
+    (tmp_path / "train.txt").write_text(LINES * 9 + "moon " * 9, encoding="utf-8")
+    files = {"corpus": str(tmp_path / "train.txt"), "validation": str(tmp_path / "held.txt")}
+    pretrain({**TINY, **files, "steps": 4, "validation_batches": 50}, tmp_path / "run")
+    said = re.search(r"([\d.]+) bits per byte", capsys.readouterr().out)[1]
+    scores = evaluate_run(tmp_path / "run")
+    assert float(said) == pytest.approx(scores["bits_per_byte"], rel=0.01)
+    assert scores["bits_per_byte"] == pytest.approx(scores["loss"] / np.log(2), rel=0.02)
+
+
+@pytest.mark.slow
+def test_evaluation_needs_the_texts_of_the_training(texts, tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(LINES * 20, encoding="utf-8")
+    pretrain({**TINY, "corpus": str(path), "steps": 2}, tmp_path / "run")
+    path.write_text(LINES * 21, encoding="utf-8")
+    with pytest.raises(ValueError, match="texts of the training must be as they were"):
+        evaluate_run(tmp_path / "run")
+    path.write_bytes((LINES * 20).encode("gbk"))
+    assert evaluate_run(tmp_path / "run", path, encoding="gbk")["tokens"] > 100
+
+
+@pytest.mark.slow
 def test_a_dry_run_says_what_it_would_take_and_writes_no_run(texts, tmp_path, capsys):
     options = {**TINY, "corpus": str(texts), "steps": 1000}
     assert pretrain(options, tmp_path / "run", dry_run=True) is None
@@ -152,7 +205,7 @@ def test_minutes_become_steps_and_are_written_down(texts, tmp_path):
 
 
 def test_tokens_become_steps():
-    settings = TrainSettings(**TINY, tokens=1000, vocab_size=5)
+    settings = TrainSettings(**TINY, tokens=1000)
     job = object.__new__(job_module.Job)
     job.resume = False
     assert job.with_steps(settings).steps == 32  # of 32 tokens: 1,000 / 32 rounded up
@@ -203,7 +256,15 @@ def test_a_model_goes_on_learning_with_another_text(trained, tmp_path):
         ({"steps": 5, "minutes": 1.0}, ValueError, "the length must be given once, got steps and"),
         ({"steps": "5"}, TypeError, "steps must be of type int or None, got '5'"),
         ({"dropout": 2}, ValueError, "dropout"),
-        ({"minutes": -1}, ValueError, "minutes must be > 0, got -1"),
+        ({"minutes": -1}, ValueError, r"minutes must be in \(0, inf\), got -1"),
+        ({"log_every": 0}, ValueError, "log_every must be an integer >= 1, got 0"),
+        ({"sample_every": 0}, ValueError, "sample_every must be an integer >= 1, got 0"),
+        ({"accumulate": 0}, ValueError, "accumulate must be an integer >= 1, got 0"),
+        ({"spike": 0.5}, ValueError, r"spike must be in \(1, inf\), got 0.5"),
+        ({"on_fault": "explode"}, ValueError, "on_fault must be one of"),
+        ({"vocab_size": 90}, ValueError, "vocab_size must be left out with characters"),
+        ({"seed": 2**32}, ValueError, r"seed must be below 2\*\*32"),
+        ({"validation": "missing"}, FileNotFoundError, "validation must be one of .*'missing'"),
         ({"encoding": "latin-0"}, ValueError, "encoding"),
     ],
 )
@@ -334,7 +395,9 @@ def test_two_runs_are_compared(trained, texts, tmp_path):
     table = compare_runs([out, other], save=tmp_path / "curves.png")
     lines = {line.split()[0]: line.split()[1:] for line in table.splitlines()[1:]}
     assert table.splitlines()[0].split() == ["poems", "wide"]
-    assert lines["width"] == ["8", "16"] and lines["steps"] == ["8", "4"]
+    assert (
+        lines["width"] == ["8", "16"] and lines["steps"] == ["8", "4"] and table.count("steps") == 1
+    )
     assert "seed" not in lines and (tmp_path / "curves.png").stat().st_size > 5000
     for folders, message in (([out], "at least two runs, got 1"), ([out, texts], "history.csv")):
         with pytest.raises(ValueError, match=message):

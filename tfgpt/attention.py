@@ -143,10 +143,11 @@ def write_cache(cache, heads, start):
 
 @keras.saving.register_keras_serializable("tfgpt")
 class MultiHeadAttention(MaskedLayer):
-    """Attend with several heads, each on its own slice of the features.
+    """Attend with several heads, each with its own projections of all features.
 
-    The features are split, not the sequence: head_dim = d_model / num_heads, so
-    the layer has 4 d_model^2 weights (and 4 d_model biases) for any num_heads.
+    Projected queries, keys and values are split, not the sequence: head_dim =
+    d_model / num_heads, so the layer has 4 d_model^2 weights (and 4 d_model biases)
+    for any num_heads.
     `mask` is boolean, True = may attend, broadcastable to (B, H, T, S).
     `training=True` turns on dropout of the attention weights. Projections run in
     the compute dtype, scores and softmax in float32.

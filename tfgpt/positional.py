@@ -88,8 +88,9 @@ def positional_encoding(length, d_model, layout="interleaved"):
 def apply_rotary(x, positions=None):
     """Rotate each pair of features by an angle that grows with the position.
 
-    Features i and i + K/2 form a pair. After rotation a query-key product depends
-    on the distance of the two positions only. Lengths of vectors do not change.
+    Features i and i + K/2 form a pair. After rotation the product of a query and a key
+    depends on what they hold and on the signed offset of their positions, not on the
+    positions themselves. Lengths of vectors do not change.
 
     Args:
         x: float tensor (B, H, T, K), queries or keys; K is even.

@@ -27,6 +27,7 @@ from tfgpt.checks import (  # noqa: F401  (each adds its exercises)
     notebook_17,
     notebook_18,
 )
+from tfgpt.checks.proofs import prove_equal
 from tfgpt.checks.registry import EXERCISES, Case, Exercise, check, compare
 
-__all__ = ["EXERCISES", "Case", "Exercise", "check", "compare"]
+__all__ = ["EXERCISES", "Case", "Exercise", "check", "compare", "prove_equal"]

@@ -48,7 +48,7 @@ add_exercise(
     Case(
         "both winners continue one beam",
         (np.log([[0.5, 0.4, 0.1], [0.1, 0.2, 0.7]]), np.log([0.8, 0.1])),
-        "Add the totals, then choose the best K of all K x V, not one of each beam.",
+        "Add the totals, then choose the best of all beams x V, not one of each beam.",
     ),
     Case(
         "a beam far behind",

@@ -34,15 +34,15 @@ A, B = features(4, 2), features(2, 3)
 add_exercise(
     "lora",
     lora,
-    Case("rank 2, alpha 2", (X, KERNEL, A, B, 2.0), "x W + (alpha / r) (x A) B; r is a.shape[1]."),
+    Case("rank 2, alpha 2", (X, KERNEL, A, B, 2.0), "x W + (alpha / r) (x a) b; r is a.shape[1]."),
     Case("another alpha", (X, KERNEL, A, B, 8.0), "alpha 8, r 2: the change counts 4 times."),
-    Case("edge case: at the start", (X, KERNEL, A, 0 * B, 2.0), "B = 0: nothing has changed yet."),
+    Case("edge case: at the start", (X, KERNEL, A, 0 * B, 2.0), "b = 0: nothing has changed yet."),
 )
 
 add_exercise(
     "merged kernel",
     merged_kernel,
-    Case("rank 2", (KERNEL, A, B, 2.0), "W + (alpha / r) A B has the shape of W."),
+    Case("rank 2", (KERNEL, A, B, 2.0), "W + (alpha / r) a b has the shape of W."),
     Case("edge case: rank 1", (KERNEL, A[:, :1], B[:1], 3.0), "alpha / r = 3."),
 )
 
@@ -52,7 +52,7 @@ add_exercise(
     Case(
         "edge case: a small model",
         (2, 8, 2, 20, 10),
-        "Two kernels per block, each with A (D, r) and B (r, D). The base is that of notebook 12.",
+        "Two kernels per block, each with a (D, r) and b (r, D). The base is that of notebook 12.",
     ),
     Case("GPT-2, rank 8", (12, 768, 8, 50257, 1024), "About a quarter of a percent."),
     tolerance=1e-9,

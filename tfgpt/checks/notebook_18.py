@@ -216,7 +216,7 @@ add_exercise(
     Case(
         "data matter more",
         (6e12, 8.0, 0.5, 80.0, 0.5),
-        "Where N is best, alpha A / N^alpha = beta B / D^beta.",
+        "Where N is best, alpha A / N^alpha = beta B / n^beta.",
     ),
     Case(
         "edge case: another exponent",

@@ -10,6 +10,8 @@ import os
 import re
 import sys
 import traceback
+import warnings
+from pathlib import Path
 
 from . import finetuning, training
 
@@ -63,6 +65,7 @@ def run(arguments):
     if options.run is None:
         parser.print_help()
         return 0
+    warnings.formatwarning = lambda message, *place: f"Note: {message}\n"
     try:
         return options.run(options) or 0
     except BrokenPipeError:
@@ -125,7 +128,7 @@ def make_parser():
 
     generate = commands.add_parser("generate", help="write text with a trained model")
     generate.add_argument("folder", nargs="?", help="what --out of train was, or a LiteRT file")
-    generate.add_argument("--run-dir", default="runs/demo", help="the same, for the demo")
+    generate.add_argument("--run-dir", help="the same; runs/demo if neither is given")
     generate.add_argument("--prompt", help="text to continue; -: read it from standard input")
     generate.add_argument("--prompts", help="file with a prompt per line (-: standard input)")
     generate.add_argument("--step", type=int, help="use the checkpoint of this step of a run")
@@ -193,7 +196,10 @@ def run_demo(options):
 
 def run_generate(options):
     """Print a sample as it is written, with the options of `tfgpt generate`."""
-    text_model = load_text_model(options.folder or options.run_dir, options.step)
+    if options.folder and options.run_dir:
+        raise ValueError("generate needs one folder, got two: leave --run-dir out.")
+    path = options.folder or options.run_dir or "runs/demo"
+    text_model = load_text_model(path, options.step)
     if options.prompts is not None:
         if options.prompt is not None:
             raise ValueError("generate needs --prompt or --prompts, got both.")
@@ -231,8 +237,9 @@ def read_lines(path):
     if path == "-":
         content = sys.stdin.buffer.read().decode("utf-8")
     else:
-        with open(path, encoding="utf-8") as file:
-            content = file.read()
+        from tfgpt.data.texts import read_utf8
+
+        content = read_utf8(Path(path), "file", "a text file")
     return [line for line in content.splitlines() if line.strip()]
 
 

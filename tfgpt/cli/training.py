@@ -41,6 +41,8 @@ def add_commands(commands):
     )
     evaluate.add_argument("--base", help="the base of adapters, if it is not where it was")
     finetuning().add_columns(evaluate)
+    for name in ("field", "encoding", "separator"):
+        evaluate.add_argument(f"--{name}", help="as for train; by default that of the run")
     evaluate.set_defaults(run=run_evaluate)
 
     plot = commands.add_parser("plot", help="draw the losses and the attention of a run")
@@ -101,7 +103,6 @@ def add_train(commands):
     train.add_argument("--find-rate", action="store_true", help="look for a learning rate, and end")
     train.add_argument("--config", help="TOML file with settings, or the folder of a run")
     train.add_argument("--set", action="append", default=[], help="key=value; may come again")
-    train.add_argument("--corpora", help="folder for encoded texts; by default beside --out")
     for entry in fields(settings().TrainSettings):
         describe(train, entry)
     train.set_defaults(run=run_train)
@@ -163,15 +164,9 @@ def run_train(options):
 
     given = given_settings(options)
     if options.find_rate:
-        pretrain.find_rate(given, options.out, options.corpora)
+        pretrain.find_rate(given, options.out)
         return
-    pretrain.pretrain(
-        given,
-        options.out,
-        resume=options.resume,
-        dry_run=options.dry_run,
-        corpora=options.corpora,
-    )
+    pretrain.pretrain(given, options.out, resume=options.resume, dry_run=options.dry_run)
 
 
 def run_evaluate(options):
@@ -181,7 +176,9 @@ def run_evaluate(options):
         return
     from tfgpt.tasks.run_reports import evaluate_run
 
-    evaluate_run(options.folder, options.data)
+    names = ("field", "encoding", "separator")
+    asked = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    evaluate_run(options.folder, options.data, **asked)
 
 
 def run_plot(options):
@@ -230,5 +227,8 @@ def run_launch(options):
     """Start processes, with the options of `tfgpt launch`; return their exit code."""
     from tfgpt.tasks.launch import launch
 
+    from . import make_parser
+
+    make_parser().parse_args(options.command)  # a wrong one is told once
     command = [sys.executable, "-m", "tfgpt", *options.command]
     return launch(command, options.processes, restarts=options.restarts)

@@ -93,7 +93,9 @@ def split_few(parts, share):
         for tokens, ends in parts
         for start, stop in pairwise([0, *ends.tolist()])
     ]
-    budget = share * sum(stop - start for _, start, stop in documents)
+    total = sum(stop - start for _, start, stop in documents)
+    budget = share * total
+    most = budget + 0.2 * min(budget, total - budget)
     groups = {}  # copies of a text stay together
     for number, (tokens, start, stop) in enumerate(documents):
         beginning = tokens[start : min(start + 1000, stop)]
@@ -101,7 +103,7 @@ def split_few(parts, share):
     chosen, size = set(), 0
     for _, numbers in sorted(groups.items()):
         more = sum(documents[number][2] - documents[number][1] for number in numbers)
-        if size + more <= 1.2 * budget:
+        if size + more <= most:
             chosen.update(numbers)
             size += more
     if size >= 0.8 * budget:

@@ -146,4 +146,6 @@ def advice(content, encoding):
         return "If you know its encoding, pass it; otherwise repair it and save it as UTF-8."
     if guess == encoding:
         return "The rest looks right, so the file may be damaged there: repair or remove it."
-    return f"It looks like {guess}: pass encoding={guess!r}, or save it as UTF-8."
+    return (
+        f"It looks like {guess}: pass encoding={guess!r} (--encoding {guess}), or save it as UTF-8."
+    )

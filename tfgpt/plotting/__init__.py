@@ -14,11 +14,16 @@ from tfgpt.plotting.classification import (
     plot_calibration,
     plot_confusion,
 )
+from tfgpt.plotting.diagrams import draw_course, draw_gpt, draw_layers, draw_transformer
 from tfgpt.plotting.scaling import plot_best_rates, plot_scaling_law
 from tfgpt.plotting.viewer import AttentionView, view_attention
 
 __all__ = [
     "AttentionView",
+    "draw_course",
+    "draw_gpt",
+    "draw_layers",
+    "draw_transformer",
     "plot_accuracy_matrix",
     "plot_attention_overview",
     "plot_attention_weights",

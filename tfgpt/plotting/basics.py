@@ -18,6 +18,13 @@ from tfgpt.plotting.figures import (
 )
 from tfgpt.validation import check_positive
 
+LINE_STYLES = ("-", "--", "-.", ":")  # beside the colours, which not everybody tells apart
+
+
+def line_style(number):
+    """Return the line style of curve `number`."""
+    return LINE_STYLES[number % len(LINE_STYLES)]
+
 
 def plot_mask(mask, query_tokens=None, key_tokens=None, title=None, save=None):
     """Draw a mask: bright cells may attend, dark cells may not.
@@ -107,8 +114,9 @@ def plot_schedule(schedules, steps, title=None, save=None):
     schedules = {None: schedules} if callable(schedules) else schedules
     places = np.unique(np.linspace(1, steps, min(steps, 400)).astype(int))
     figure, axes = new_figure(1, 1, size=(6.0, 3.4))
-    for schedule in schedules.values():
-        axes[0, 0].plot(places, [float(schedule(int(step))) for step in places])
+    for number, schedule in enumerate(schedules.values()):
+        rates = [float(schedule(int(step))) for step in places]
+        axes[0, 0].plot(places, rates, linestyle=line_style(number))
     axes[0, 0].set_xlabel("step")
     axes[0, 0].set_ylabel("learning rate")
     if None not in schedules:
@@ -150,6 +158,7 @@ def plot_history(history, title=None, save=None):
             [row["step"] for row in measured],
             [row["val_loss"] for row in measured],
             marker="o",
+            linestyle="--",
             label="held out",
         )
     axis.set_xlabel("step")
@@ -178,12 +187,12 @@ def plot_histories(histories, title=None, save=None):
     figure, axes = new_figure(1, 1, size=(6.5, 4.0))
     axis, lines = axes[0, 0], []
     for number, history in enumerate(histories.values()):
-        color = f"C{number}"
+        color, style = f"C{number}", line_style(number)
         steps, losses = zip(*((row["step"], row["loss"]) for row in history), strict=True)
-        (line,) = axis.plot(steps, losses, color=color, alpha=0.35, linewidth=1)
+        (line,) = axis.plot(steps, losses, style, color=color, alpha=0.35, linewidth=1)
         measured = [(row["step"], row["val_loss"]) for row in history if row["val_loss"]]
         if measured:
-            (line,) = axis.plot(*zip(*measured, strict=True), color=color, marker="o")
+            (line,) = axis.plot(*zip(*measured, strict=True), style, color=color, marker="o")
         lines.append(line)
     axis.set_xlabel("step")
     axis.set_ylabel("loss (nats per token)")

@@ -43,35 +43,50 @@ def new_figure(rows, columns, size):
     The figure is made without pyplot's registry, so that none stays in memory. Its page
     is white, or black if the style has light text: viewers of any colour show the labels.
     """
-    from matplotlib import rcParams
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.colors import to_rgb
     from matplotlib.figure import Figure
 
     class NotebookFigure(Figure):
-        """A figure that a notebook shows without pyplot."""
+        """A figure that a notebook shows without pyplot, with its alternative text."""
+
+        alt = ""
 
         def _repr_png_(self):
             picture = io.BytesIO()
             self.savefig(picture, format="png")
             return picture.getvalue()
 
+        def _repr_mimebundle_(self, include=None, exclude=None):
+            # Beside the picture: matplotlib's inline backend draws it without asking us.
+            return {}, {"image/png": {"alt": self.alt}} if self.alt else {}
+
     figure = NotebookFigure(
         figsize=(size[0] * columns, size[1] * rows),
         layout="constrained",
-        facecolor="white" if sum(to_rgb(rcParams["text.color"])) < 1.5 else "black",
+        facecolor="black" if is_dark() else "white",
     )
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def add_title_and_save(figure, title, save):
-    """Add the title, write the file unless it is a page, return the figure."""
+def is_dark():
+    """Tell whether the style of matplotlib has light text, so that pages are black."""
+    from matplotlib import rcParams
+    from matplotlib.colors import to_rgb
+
+    return sum(to_rgb(rcParams["text.color"])) >= 1.5
+
+
+def add_title_and_save(figure, title, save, alt=None):
+    """Add title and alternative text, write the file unless it is a page, return the figure."""
+    figure.alt = alt or (label_text(title) if title else "")
     if title:
         (text,), style = style_text([wrap_title(label_text(title), figure.get_figwidth())])
         figure.suptitle(text, **style)
     if save is not None and not is_page(save):
-        figure.savefig(save, dpi=150)
+        is_svg = Path(save).suffix.lower() == ".svg"
+        metadata = {"Title": figure.alt} if is_svg and figure.alt else None
+        figure.savefig(save, dpi=150, metadata=metadata)
     return figure
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tfgpt.bundle import DTYPES
 from tfgpt.serving.litert_export import export_litert
 from tfgpt.serving.saved_model import export_saved_model
 from tfgpt.tasks.language_model import LanguageModel
@@ -42,6 +43,7 @@ def export_run(
             exists.
     """
     check_choice("format", format, tuple(OPTIONS))
+    check_choice("dtype", dtype, DTYPES)
     options = {"dtype": dtype, "quantize": quantize, "room": room, "batch_size": batch_size}
     for name, value in options.items():
         if name not in OPTIONS[format] and value != DEFAULTS[name]:

@@ -22,15 +22,15 @@ def forecast(job):
     seconds = job.measure_step(settings)
     memory = memory_of_settings(settings, job.tokenizer.vocab_size)
     size = job.corpus.text_bytes / (len(job.corpus.training) + len(job.corpus.held_out))
-    low, high = (bits * size * np.log(2) for bits in BITS_PER_BYTE)
     start = np.log(job.tokenizer.vocab_size)
+    low, high = (min(bits * size * np.log(2), start) for bits in BITS_PER_BYTE)
     parts = ", ".join(f"{name} {value / 1e6:,.0f}" for name, value in memory.items())
     lines = [
         f"{sizes_of(settings, job.tokenizer.vocab_size).parameters:,} weights",
         f"memory of a step  about {sum(memory.values()) / 1e6:,.0f} MB: {parts}",
         f"a step            {settings.batch_size * settings.context:,} tokens, {seconds:.3f} s",
         f"training          {settings.steps:,} steps, about {duration(settings.steps * seconds)}",
-        f"loss              from ln(V) = {start:.2f} to about {low:.2f} to {min(high, start):.2f} "
+        f"loss              from ln(V) = {start:.2f} to about {low:.2f} to {high:.2f} "
         f"nats per token ({BITS_PER_BYTE[0]} to {BITS_PER_BYTE[1]} bits per byte)",
         f"passes            {job.passes():,.1f} over {len(job.training):,} tokens",
         *(f"Note: {warning}" for warning in job.warnings()),

@@ -3,7 +3,9 @@
 import itertools
 import time
 from dataclasses import replace
+from pathlib import Path
 
+import keras
 import numpy as np
 
 from tfgpt.bundle import TOKENIZER, load_bundle
@@ -16,7 +18,7 @@ from tfgpt.generation.text_model import sample_start
 from tfgpt.gpt import GPT
 from tfgpt.plotting import plot_history
 from tfgpt.replicas import scope_of
-from tfgpt.run_folder import RunLock, holds_run, set_aside
+from tfgpt.run_folder import holds_run, set_aside
 from tfgpt.schedules import RATES, make_optimizer, make_schedule
 from tfgpt.tasks.language_model import LanguageModel
 from tfgpt.tasks.own_tokenizer import make_tokenizer
@@ -30,18 +32,36 @@ DEFAULT_MINUTES = 5.0
 SMALL_WIDTH = 128  # up to it XLA for the whole step is faster in float32
 
 
+class WriteSettings(keras.callbacks.Callback):
+    """Write the settings of a run when its training begins.
+
+    Args:
+        path: Path.
+        settings: TrainSettings.
+    """
+
+    def __init__(self, path, settings):
+        super().__init__()
+        self.path, self.settings = path, settings
+
+    def on_train_begin(self, logs=None):
+        """Write the file, from the first of several processes."""
+        if is_chief():
+            write_settings(self.path, self.settings)
+
+
 class Job:
     """One run of `tfgpt train`: the texts, the tokenizer, the sizes, all values decided.
 
     Args:
         settings: TrainSettings.
         out: Path, the folder of the run.
-        corpora: Path, the folder of encoded texts.
-        resume: bool.
+        resume: bool, go on with the run in `out`.
         strategy: tf.distribute strategy, or None.
     """
 
-    def __init__(self, settings, out, corpora, resume, strategy=None):
+    def __init__(self, settings, out, resume=False, strategy=None):
+        corpora = Path(settings.corpora or out.parent / "corpora")
         self.out, self.resume, self.strategy = out, resume, strategy
         self.files = find_files(list(settings.corpus))
         self.reading = {
@@ -57,9 +77,8 @@ class Job:
         )
         self.training, self.held_out = self.corpus.training, self.corpus.held_out
         if settings.validation:
-            own = prepare_corpus(
-                find_files(list(settings.validation)), self.tokenizer, corpora, **self.reading
-            )
+            files = validation_files(settings.validation)
+            own = prepare_corpus(files, self.tokenizer, corpora, **self.reading)
             self.training = Tokens([*self.training.segments, *self.held_out.segments])
             self.held_out = Tokens([*own.training.segments, *own.held_out.segments])
         self.check_lengths(settings)
@@ -76,18 +95,21 @@ class Job:
 
     def check_lengths(self, settings):
         """Raise unless both parts of the corpus fill a context."""
-        parts = {"corpus": self.training, "held-out part of the corpus": self.held_out}
-        for name, tokens in parts.items():
+        part = "validation" if settings.validation else "held-out part of the corpus"
+        for name, tokens in (("corpus", self.training), (part, self.held_out)):
             if len(tokens) <= settings.context:
                 raise ValueError(
                     f"the {name} must have more than context={settings.context} tokens, got "
-                    f"{len(tokens):,}: use more text, a shorter --context, or another --held-out."
+                    f"{len(tokens):,}: use more text or a shorter --context"
+                    + (", or another --held-out." if name != "validation" else ".")
                 )
 
     def with_steps(self, settings):
         """Return settings with the length in steps: as given, by tokens, or by a measurement."""
         per_step = settings.batch_size * settings.context
         if self.resume:
+            if settings.minutes is not None:
+                settings = self.with_minutes(settings)
             steps = steps_to_go_on(self.out, settings, per_step)
             return replace(settings, steps=steps, tokens=None, minutes=None)
         if settings.tokens is not None:
@@ -96,10 +118,15 @@ class Job:
             return settings
         if self.strategy is not None:
             raise ValueError("--steps or --tokens must be given for several devices or processes.")
+        return self.with_minutes(settings)
+
+    def with_minutes(self, settings):
+        """Return settings with the steps that a time is enough for, behind those that are done."""
         minutes = settings.minutes or DEFAULT_MINUTES
         print("Measuring the speed of a step, to know how many there are in the time.")
         seconds = self.measure_step(replace(settings, steps=1000, minutes=None))
-        return replace(settings, steps=max(round(60 * minutes / seconds), 1), minutes=None)
+        done = newest_place(self.out / "checkpoint")[0] if self.resume else 0
+        return replace(settings, steps=done + max(round(60 * minutes / seconds), 1), minutes=None)
 
     def measure_step(self, settings):
         """Return the seconds of a step, the median of some after the first two."""
@@ -217,23 +244,20 @@ class Job:
         return history
 
     def open_folder(self, model):
-        """Keep an earlier run aside, write the settings, say how large the model is."""
+        """Keep an earlier run aside, and say how large the model is."""
         print(
             f"{model.count_params():,} weights. The first step compiles the model and takes some "
             "seconds. Ctrl-C stops early and keeps the work so far."
         )
-        if not self.resume:
-            if holds_run(self.out):
-                set_aside(self.out)
-            self.out.mkdir(parents=True, exist_ok=True)
-        with RunLock(self.out):  # not the settings of a run that another process trains
-            write_settings(self.out / FILE, self.settings)
+        if not self.resume and holds_run(self.out):
+            set_aside(self.out)
 
     def callbacks(self, model):
         """Make the callbacks that were asked for."""
         from tfgpt.callbacks import SampleText, TensorBoardLog
 
-        settings, found = self.settings, []
+        # The settings are written when the run has accepted them.
+        settings, found = self.settings, [WriteSettings(self.out / FILE, self.settings)]
         prompt = sample_start(self.tokenizer, settings.prompt)
         if settings.sample_every is not None:
             path = self.out / "samples.txt"
@@ -255,18 +279,20 @@ class Job:
         )
         (self.out / "sample.txt").write_text(sample, encoding="utf-8")
         print(f"\n{sample.strip()}\n")
-        print(summary(history, self.corpus))
+        targets = [targets for _, targets in self.validation(self.settings.validation_batches)]
+        token_ids = np.concatenate([part[part != self.ignored_id()] for part in targets])
+        bytes_per_token = text_model.count_bytes(token_ids) / len(token_ids)
+        print(summary(history, bytes_per_token))
         print(f"Go on writing: tfgpt generate {self.out} --prompt TEXT")
 
 
-def summary(history, corpus):
-    """Say what a training reached, in units that can be compared."""
+def summary(history, bytes_per_token):
+    """Say what a training reached; the bytes are those of the held-out tokens."""
     measured = [row for row in history if row["val_loss"] is not None]
     if not measured:
         return "No held-out loss was measured: the training ended too early."
     row = min(measured, key=lambda row: row["val_loss"])
-    tokens = len(corpus.training) + len(corpus.held_out)
-    bits = row["val_loss"] * tokens / corpus.text_bytes / np.log(2)
+    bits = row["val_loss"] / bytes_per_token / np.log(2)
     return (
         f"Lowest held-out loss {row['val_loss']:.3f} nats per token at step {row['step']:,}: "
         f"perplexity {np.exp(row['val_loss']):.2f}, {bits:.3f} bits per byte; "
@@ -331,6 +357,14 @@ def mirrored(replicas):
     return tf.distribute.MirroredStrategy([f"CPU:{number}" for number in range(replicas)])
 
 
+def validation_files(items):
+    """List the files of an own validation text."""
+    try:
+        return find_files(list(items))
+    except (ValueError, OSError) as error:
+        raise type(error)(str(error).replace("corpus must", "validation must", 1)) from error
+
+
 def load_start(folder):
     """Read the model to go on from: a bundle, as `load_bundle` reads it."""
     model, tokenizer = load_bundle(folder, "GPT")
@@ -344,10 +378,13 @@ def decided(settings, files, tokenizer, start):
     layers, width, heads, context = settings.sizes()
     if start is not None:
         model = start[0]
-        layers, width, heads = model.num_layers, model.d_model, model.num_heads
-        context = model.context_length
-    if width % heads:
-        raise ValueError(f"width must be a multiple of heads={heads}, got {width}.")
+        found = (model.num_layers, model.d_model, model.num_heads, model.context_length)
+        for name, size in zip(("layers", "width", "heads", "context"), found, strict=True):
+            if getattr(settings, name) not in (None, size):
+                raise ValueError(
+                    f"{name} must be that of init_from, {size}, got {getattr(settings, name)}."
+                )
+        layers, width, heads, context = found
     size = sum(size_of(file) for file in files)
     # A tenth of a small text; of a large one a hundredth measures well enough.
     held_out = 0.1 if size < 10e6 else 0.01
@@ -357,7 +394,7 @@ def decided(settings, files, tokenizer, start):
         width=width,
         heads=heads,
         context=context,
-        vocab_size=tokenizer.vocab_size,
+        vocab_size=None if settings.tokenizer == "char" else tokenizer.vocab_size,
         held_out=held_out if settings.held_out is None else settings.held_out,
         learning_rate=settings.learning_rate or rate_of(settings),
         compile=settings.compile or compiled_part(width, settings.precision),
@@ -381,9 +418,11 @@ def steps_to_go_on(out, settings, per_step):
     The tokens that were planned are read, from the place in the data on.
     """
     before = TrainSettings(**read_settings(out))
+    step, place = newest_place(out / "checkpoint")
+    if settings.steps is not None and settings.steps < step:
+        raise ValueError(f"steps must be at least {step}, which are done, got {settings.steps}.")
     if settings.steps != before.steps and settings.tokens is None:
         return settings.steps
-    step, place = newest_place(out / "checkpoint")
     per_step_before = before.batch_size * before.context
     planned = settings.tokens or before.steps * per_step_before
     if per_step == per_step_before and settings.tokens is None:

@@ -44,7 +44,7 @@ def make_tokenizer(kind, vocab_size, files, reading):
     if not texts:
         raise ValueError(f"corpus must hold text, got none in {str(files[0])!r}.")
     size = sum(len(text.encode()) for text in texts)
-    wanted = vocab_size or min(max(512, size // 250 // 64 * 64), 8192)
+    wanted = min(max(512, size // 250 // 64 * 64), 8192) if vocab_size is None else vocab_size
     print(f"Learning {wanted:,} byte pairs from {size / 1e6:,.1f} MB.")
     tokenizer = BPETokenizer.train(texts, wanted)
     if vocab_size and tokenizer.vocab_size < vocab_size:

@@ -120,6 +120,8 @@ def plan(
     count, name, device = parse_devices(devices)
     if not 0 < mfu <= 1:
         raise ValueError(f"mfu must be in (0, 1], got {mfu!r}.")
+    if price is not None and price < 0:
+        raise ValueError(f"price must be >= 0, got {price!r}.")
     price = device.price if price is None else price
     rule = "given"
     if tokens is None:

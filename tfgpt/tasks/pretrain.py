@@ -6,11 +6,11 @@ from tfgpt.plotting import plot_rates
 from tfgpt.rate_finder import find_learning_rate
 from tfgpt.schedules import RATES, make_optimizer
 from tfgpt.tasks.job import Job, mirrored, step_options
-from tfgpt.tasks.settings import FILE, TrainSettings, read_settings
+from tfgpt.tasks.settings import FILE, LENGTHS, TrainSettings, read_settings
 from tfgpt.workers import is_chief, strategy_of_environment
 
 
-def pretrain(given, out, *, resume=False, dry_run=False, corpora=None):
+def pretrain(given, out, *, resume=False, dry_run=False):
     """Train a GPT on texts of your own.
 
     The folder `out` is a bundle, see `tfgpt.bundle`, with config.toml (all settings), the
@@ -21,7 +21,6 @@ def pretrain(given, out, *, resume=False, dry_run=False, corpora=None):
         out: folder for all results.
         resume: bool, go on with the run in `out`, with its settings and those of `given`.
         dry_run: bool, say what would be done and train nothing.
-        corpora: folder for encoded texts, shared by runs; None: "corpora" beside `out`.
 
     Returns:
         list of dicts, the history of the training; None after a dry run.
@@ -31,10 +30,15 @@ def pretrain(given, out, *, resume=False, dry_run=False, corpora=None):
         FileNotFoundError: if there is no such text.
     """
     out = Path(out)
+    if resume and not (out / FILE).exists() and "corpus" not in given:
+        raise ValueError(
+            f"out must be the folder of a run to go on with, got {str(out)!r}, which holds none: "
+            "name another one, or begin with --corpus."
+        )
     resume = resume and (out / FILE).exists()
-    settings = TrainSettings(**{**(read_settings(out) if resume else {}), **given})
+    settings = settings_to_go_on(out, given) if resume else TrainSettings(**given)
     strategy = strategy_of_environment() or mirrored(settings.replicas)
-    job = Job(settings, out, Path(corpora or out.parent / "corpora"), resume, strategy)
+    job = Job(settings, out, resume, strategy)
     if is_chief():
         print(job.describe())
     if dry_run:
@@ -47,11 +51,11 @@ def pretrain(given, out, *, resume=False, dry_run=False, corpora=None):
     return job.train()
 
 
-def find_rate(given, out, corpora=None):
+def find_rate(given, out):
     """Look for a learning rate with the settings of a training; draw rate.png into `out`.
 
     Args:
-        given, out, corpora: as for `pretrain`.
+        given, out: as for `pretrain`.
 
     Returns:
         RateSearch.
@@ -61,7 +65,7 @@ def find_rate(given, out, corpora=None):
     """
     out = Path(out)
     settings = TrainSettings(**{"steps": 1000, **given})
-    job = Job(settings, out, Path(corpora or out.parent / "corpora"), resume=False)
+    job = Job(settings, out)
     settings = job.settings
     high = 30 * RATES[settings.optimizer]
     found = find_learning_rate(
@@ -76,3 +80,17 @@ def find_rate(given, out, corpora=None):
     plot_rates(found.rates, found.losses, found.best, save=out / "rate.png")
     print(f"--learning-rate {found.best:.2g} is a rate to begin with; see {out / 'rate.png'}.")
     return found
+
+
+def settings_to_go_on(out, given):
+    """Return the settings of a run with those that are given now; raise if one must stay."""
+    known = read_settings(out)
+    for name in ("tokenizer", "preset", "vocab_size", "init_from"):
+        if name in given and given[name] != known.get(name):
+            raise ValueError(
+                f"{name} must stay as it was to go on with {str(out)!r}, {known.get(name)!r}, "
+                f"got {given[name]!r}."
+            )
+    if given.keys() & set(LENGTHS):  # one length takes the place of another
+        known = {name: value for name, value in known.items() if name not in LENGTHS}
+    return TrainSettings(**{**known, **given})

@@ -1,5 +1,6 @@
 """What can be asked of the folder of a run: scores, figures, files, a comparison."""
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,13 @@ MOST_BATCHES = 1000  # of a long text, spread over it
 LABELS = 24  # tokens of a text that attention is drawn on
 
 
-def evaluate_run(folder, data=None):
+def evaluate_run(folder, data=None, **reading):
     """Measure how well a trained model predicts texts, and print it.
 
     Args:
         folder: run folder of `tfgpt train`, or another bundle.
         data: path, pattern or name of texts; None: what the training held out.
+        **reading: how the texts are read, see `read_pieces`; by default as in the training.
 
     Returns:
         dict of floats: "loss" (nats per token), "perplexity", "bits_per_byte", and
@@ -35,7 +37,13 @@ def evaluate_run(folder, data=None):
     """
     folder = Path(folder)
     text_model = LanguageModel.load(folder)
-    tokens, where = texts_of(folder, text_model.tokenizer, data)
+    with tempfile.TemporaryDirectory() as place:
+        tokens, where = texts_of(folder, text_model.tokenizer, data, place, reading)
+        return measure_texts(text_model, tokens, where)
+
+
+def measure_texts(text_model, tokens, where):
+    """Measure a model on tokens, and print it; see `evaluate_run`."""
     context = text_model.model.context_length
     if len(tokens) <= 2:
         raise ValueError(f"data must have more than two tokens, got {len(tokens)}.")
@@ -61,20 +69,27 @@ def evaluate_run(folder, data=None):
     return scores
 
 
-def texts_of(folder, tokenizer, data):
-    """Return the tokens to measure on, and what they are."""
+def texts_of(folder, tokenizer, data, place, reading):
+    """Return the tokens to measure on, and what they are; `place` is a folder for their files."""
+    known = read_settings(folder) if (folder / FILE).exists() else {}
     if data is not None:
-        corpus = prepare_corpus(find_files(data), tokenizer, folder / "evaluated")
+        names = ("field", "encoding", "separator")
+        reading = {name: known[name] for name in names if name in known} | reading
+        corpus = prepare_corpus(find_files(data), tokenizer, place, **reading)
         return Tokens([*corpus.training.segments, *corpus.held_out.segments]), str(data)
-    if not (folder / FILE).exists():
+    if not known:
         raise ValueError(
             f"evaluate needs --data for {str(folder)!r}, which does not know its texts: "
             f"it has no {FILE}."
         )
     from tfgpt.tasks.job import Job
 
-    settings = TrainSettings(**read_settings(folder))
-    job = Job(settings, folder, folder.parent / "corpora", resume=True)
+    job = Job(TrainSettings(**known), folder, resume=True)
+    if job.corpus.key != read_config(folder).get("run", {}).get("corpus"):
+        raise ValueError(
+            "the texts of the training must be as they were, to measure what was held out, got "
+            "others: name texts with --data."
+        )
     return job.held_out, "held-out texts of the training"
 
 
@@ -147,7 +162,9 @@ def compare_runs(folders, save=None):
     if save is not None:
         labels = [str(folder) for folder in folders]
         plot_histories(dict(zip(labels, histories, strict=True)), save=save)
-    return table([("", *(folder.name for folder in folders)), *rows])
+    names = [folder.name for folder in folders]
+    heads = names if len(set(names)) == len(names) else list(map(str, folders))
+    return table([("", *heads), *rows])
 
 
 def facts_of(folder):
@@ -158,7 +175,10 @@ def facts_of(folder):
         if isinstance(value, (int, float, str, bool)) and name != "name"
     }
     known = read_settings(folder) if (folder / FILE).exists() else {}
-    return config | known
+    known.pop("steps", None)  # those that were done are measured
+    return config | {
+        name: " ".join(value) if isinstance(value, list) else value for name, value in known.items()
+    }
 
 
 def lowest(history):

@@ -11,6 +11,16 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 FILE = "config.toml"
+COUNTS = (
+    *("steps", "tokens", "batch_size", "accumulate", "context", "layers", "width", "heads"),
+    *("replicas", "warmup_steps", "log_every", "validate_every", "validation_batches"),
+    *("patience", "checkpoint_every", "keep_checkpoints", "sample_every", "vocab_size"),
+)
+RANGES = {
+    **dict.fromkeys(("minutes", "learning_rate", "clip_norm"), (0, float("inf"))),
+    **{"checkpoint_minutes": (0, float("inf")), "spike": (1, float("inf"))},
+    **dict.fromkeys(("held_out", "ema"), (0, 1)),
+}
 LENGTHS = ("steps", "tokens", "minutes")  # of a training: one of them
 # What `make_train_step` calls it.
 COMPILED = {"parts": "parts", "whole": True, "none": False}
@@ -48,6 +58,7 @@ class TrainSettings:
     encoding: str = setting("utf-8", "of the text files, such as gbk or utf-16")
     separator: str | None = setting(None, "text between two documents of a plain text file")
     held_out: float | None = setting(None, "part of the corpus that the loss is measured on")
+    corpora: str | None = setting(None, "folder for encoded texts; by default beside --out")
     tokenizer: str = setting("bpe", "char, bpe, or the folder of a model or tokenizer")
     vocab_size: int | None = setting(None, "pieces that bpe learns; by the size of the corpus")
     init_from: str | None = setting(None, "folder of a model to go on training from")
@@ -96,18 +107,30 @@ class TrainSettings:
             value = checked_type(entry.name, getattr(self, entry.name), entry.type)
             object.__setattr__(self, entry.name, value)
         check_choice("preset", self.preset, tuple(PRESETS))
+        check_choice("on_fault", self.on_fault, ("stop", "skip", "rollback"))
+        check_choice("on_write_error", self.on_write_error, ("stop", "continue"))
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
         check_choice("schedule", self.schedule, SCHEDULES)
         check_choice("precision", self.precision, ("float32", "bfloat16", "float16"))
-        check_choice("compile", self.compile, (None, *COMPILED))
+        check_choice("compile", self.compile or "none", tuple(COMPILED))
         check_integer("seed", self.seed, minimum=0)
-        for name in (*LENGTHS[:2], "batch_size", "context", "layers", "width", "heads", "replicas"):
+        if self.seed >= 2**32:
+            raise ValueError(f"seed must be below 2**32, got {self.seed}.")
+        for name in COUNTS:
             if getattr(self, name) is not None:
                 check_positive(name, getattr(self, name))
-        for name in ("minutes", "learning_rate"):
+        for name, (low, high) in RANGES.items():
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be > 0, got {value!r}.")
+            if value is not None and not low < value < high:
+                raise ValueError(f"{name} must be in ({low}, {high}), got {value!r}.")
+        for name in ("dropout", "weight_decay"):
+            if not 0 <= getattr(self, name) < (1 if name == "dropout" else float("inf")):
+                raise ValueError(f"{name} must be >= 0, and dropout < 1, got {self.dropout!r}.")
+        _, width, heads, _ = self.sizes()
+        if self.init_from is None and width % heads:
+            raise ValueError(f"width must be a multiple of heads={heads}, got {width}.")
+        if self.tokenizer == "char" and self.vocab_size is not None:
+            raise ValueError("vocab_size must be left out with characters: each is a token.")
         lengths = [name for name in LENGTHS if getattr(self, name)]
         if len(lengths) > 1:
             raise ValueError(f"the length must be given once, got {' and '.join(lengths)}.")
@@ -149,6 +172,10 @@ def read_settings(path):
         ValueError: if it is no TOML, or names an unknown setting.
     """
     path = Path(path) / FILE if Path(path).is_dir() else Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"config must be a TOML file or the folder of a run, got {str(path)!r}."
+        )
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
