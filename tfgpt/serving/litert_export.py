@@ -180,11 +180,30 @@ def attend_beside(attention, x, cache, bias, position):
     """
     query, key, value = attention.project(x, x, x, 0 if position is None else position)
     keys, values = cache
-    scores = [attention_scores(query, keys), attention_scores(query, key)]
+    scores = [scores_of(query, keys), scores_of(query, key)]
     weights = ops.softmax(ops.concatenate(scores, axis=-1) + bias, axis=-1)  # (B, H, T, R + T)
     room = keys.shape[2]
-    heads = weighted_sum(weights[..., :room], values) + weighted_sum(weights[..., room:], value)
+    heads = average(weights[..., :room], values) + average(weights[..., room:], value)
     return attention.output_projection(attention.merge_heads(heads)), (key, value)
+
+
+def scores_of(query, keys):
+    """Compute query keys^T / sqrt(K): (B, H, T, K) and (B, H, S, K) -> (B, H, T, S).
+
+    For a single query a matrix product would cost less than the copy of all keys that the
+    interpreter makes before it: products number by number take three quarters of the time.
+    """
+    if query.shape[2] > 1:
+        return attention_scores(query, keys)
+    scores = ops.sum(query * query.shape[-1] ** -0.5 * keys, axis=-1)  # (B, H, S)
+    return ops.expand_dims(scores, axis=2)
+
+
+def average(weights, values):
+    """Average values with weights: (B, H, T, S) and (B, H, S, K) -> (B, H, T, K)."""
+    if weights.shape[2] > 1:
+        return weighted_sum(weights, values)
+    return ops.sum(ops.swapaxes(weights, 2, 3) * values, axis=2, keepdims=True)
 
 
 def convert(folder, quantize):
