@@ -1,6 +1,7 @@
 """The server: answers, limits, hostile requests; its page in a real browser.
 
-The tests need `pip install tfgpt[serve-tests]`, those of the page Chromium too.
+The tests need `pip install tfgpt[serve-tests]`; those of the page Chromium and
+`pip install playwright` too.
 """
 
 import json
@@ -616,7 +617,7 @@ def test_sigterm_lets_a_text_under_way_end(language_model, tmp_path):
 @pytest.fixture(scope="module")
 def browser():
     playwright = pytest.importorskip(
-        "playwright.sync_api", reason="needs playwright: pip install 'tfgpt[serve-tests]'"
+        "playwright.sync_api", reason="needs playwright: pip install 'tfgpt[browser]'"
     )
     names = ("chromium", "chromium-browser", "google-chrome")
     path = next(filter(None, map(shutil.which, names)), None)

@@ -89,7 +89,7 @@ class Served:
         self.task = getattr(text_model, "task", None)
         self.can_chat = self.task == "chat"
         owner = text_model if self.gpt is None else self.gpt
-        self.longest = limits.prompt_tokens or owner.context_length
+        self.longest = min(limits.prompt_tokens or owner.context_length, owner.context_length)
         facts = getattr(text_model, "facts", {})
         self.default_length = min(facts.get("max_new_tokens", DEFAULT_LENGTH), limits.new_tokens)
 
