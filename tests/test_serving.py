@@ -27,7 +27,7 @@ httpx = pytest.importorskip("httpx", reason="needs httpx: pip install 'tfgpt[ser
 from serving_helpers import Parrot, running, wait_for  # noqa: E402
 
 from tfgpt import GPT, BPETokenizer, CharTokenizer, LanguageModel  # noqa: E402
-from tfgpt.cli.serving import load_text_model  # noqa: E402
+from tfgpt.cli.serving import load_served  # noqa: E402
 from tfgpt.serving.asking import Limits, WireError, read_ask, read_json  # noqa: E402
 from tfgpt.serving.batching import choose_jobs  # noqa: E402
 from tfgpt.serving.server import listen, make_app  # noqa: E402
@@ -571,7 +571,7 @@ def test_a_chat_answers_what_the_fine_tuned_model_answers(tmp_path):
     facts = {"task": "chat", "labels": None, "buckets": [32], "batch_size": 1, "base": "none"}
     facts |= {"method": "full", "max_new_tokens": 12}
     save_finetuned(tmp_path, gpt, tokenizer, facts)
-    writer = load_text_model(tmp_path)
+    writer = load_served(tmp_path)
     dialogue = [{"role": "user", "content": "Hello. " * 9}]  # longer than the context
     with running(writer, rows=1) as (url, _):
         body = {"messages": dialogue, "temperature": 0}

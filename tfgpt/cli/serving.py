@@ -50,7 +50,7 @@ def run_serve(options):
         if given[option] is not None
     }
     serve(
-        load_text_model(options.model),
+        load_served(options.model),
         options.name or Path(options.model).resolve().stem,
         options.host,
         options.port,
@@ -59,7 +59,7 @@ def run_serve(options):
     )
 
 
-def load_text_model(path):
+def load_served(path):
     """Read what writes text: a file of `export`, a fine-tuned model, or a run or bundle."""
     path = Path(path)
     if path.is_file():
