@@ -103,14 +103,14 @@ DROPOUT_CASES = {
 def leak_cases(test):
     """Run a leak test for every mode, dtype policy and use of dropout.
 
-    XLA takes seconds to compile: these cases are slow tests.
+    XLA takes seconds to compile, a trace in half precision one: these cases are slow tests.
     """
     cases = []
     for mode in ("eager", "graph", "xla"):
         for policy in ("float32", "mixed_bfloat16"):
             for name, (dropout, training) in DROPOUT_CASES.items():
                 marks = [] if mode == "eager" else [pytest.mark.requires_tensorflow]
-                if mode == "xla":
+                if mode == "xla" or (mode == "graph" and policy != "float32"):
                     marks.append(pytest.mark.slow)
                 case = (mode, policy, dropout, training)
                 cases.append(pytest.param(*case, marks=marks, id=f"{mode}-{policy}-{name}"))

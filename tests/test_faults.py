@@ -164,6 +164,7 @@ def test_a_checkpoint_comes_by_the_clock_too(tmp_path):
     assert seen[4] == 0 and seen[-1] > 0
 
 
+@pytest.mark.slow
 def test_the_best_weights_are_kept_beside_the_last(tmp_path):
     """The held-out loss is lowest where the weights were good; later steps make it worse."""
     tokenizer = CharTokenizer("abcdefghijkl")

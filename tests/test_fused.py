@@ -198,6 +198,7 @@ def learn(make_model, jit_compile, precision=None, **options):
     return losses, [weight.numpy() for weight in model.trainable_variables]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make_model", [gpt, pytest.param(transformer, marks=pytest.mark.slow)])
 def test_a_training_in_parts_learns_what_the_plain_one_learns(make_model):
     plain, plain_weights = learn(make_model, False, label_smoothing=0.1)
@@ -208,6 +209,7 @@ def test_a_training_in_parts_learns_what_the_plain_one_learns(make_model):
         np.testing.assert_allclose(received, expected, atol=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_a_training_in_parts_in_half_precision_follows_float32(precision):
     full, _ = learn(gpt, False)

@@ -48,6 +48,7 @@ def test_an_einsum_is_refused_because_its_products_are_not_listed():
         count_flops(function)
 
 
+@pytest.mark.slow
 def test_kept_bytes_grow_with_the_batch_and_shrink_with_rematerialisation():
     model, light = GPT(**SIZES), GPT(**SIZES, remat=True)
     one, two = count_kept_bytes(model, IDS[:1], IDS[:1]), count_kept_bytes(model, IDS, IDS)

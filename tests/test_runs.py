@@ -212,7 +212,13 @@ def damage(folder, how, step=5):
         index.write_bytes(b"\x55" * index.stat().st_size)
 
 
-DAMAGES = ["data cut", "data changed", "data missing", "index cut", "index changed"]
+DAMAGES = [
+    "data changed",
+    *(
+        pytest.param(how, marks=pytest.mark.slow)
+        for how in ("data cut", "data missing", "index cut", "index changed")
+    ),
+]
 
 
 @pytest.mark.parametrize("how", DAMAGES)

@@ -153,6 +153,7 @@ def test_a_larger_penalty_gives_no_shorter_targets(model):
     assert lengths == sorted(lengths) and lengths[0] < lengths[-1]
 
 
+@pytest.mark.slow
 def test_nothing_follows_the_end_token_and_padding_is_never_chosen(model):
     token_ids, _ = beam_search(model, SOURCE, beam_size=4)
     for row in token_ids.reshape(-1, MAX_LENGTH):
@@ -161,6 +162,7 @@ def test_nothing_follows_the_end_token_and_padding_is_never_chosen(model):
         assert END not in real[:-1]
 
 
+@pytest.mark.slow
 def test_fewer_tokens_are_a_limit(model):
     token_ids, _ = beam_search(model, SOURCE, beam_size=2, max_new_tokens=2)
     assert token_ids.shape == (3, 2, 2)

@@ -247,6 +247,7 @@ def test_the_seed_gives_the_same_text_and_another_seed_another():
     assert first == same != other
 
 
+@pytest.mark.slow
 def test_a_text_is_filled_with_its_stop_token():
     free = speculative_generate(*model_and_draft(), PROMPT, 30, seed=0)[0].tolist()
     for stop_token in set(free[3:]):

@@ -739,6 +739,7 @@ EXTRAS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXTRAS)
 def test_training_does_for_model_and_optimizer_what_fit_does(name):
     """Loss, weights, states of layers and their metrics after 3 steps, within 1e-6."""
