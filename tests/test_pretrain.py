@@ -263,6 +263,7 @@ def test_a_model_goes_on_learning_with_another_text(trained, tmp_path):
         ({"spike": 0.5}, ValueError, r"spike must be in \(1, inf\), got 0.5"),
         ({"on_fault": "explode"}, ValueError, "on_fault must be one of"),
         ({"vocab_size": 90}, ValueError, "vocab_size must be left out with characters"),
+        ({"weight_decay": -0.5}, ValueError, "weight_decay must be >= 0, .* got -0.5"),
         ({"seed": 2**32}, ValueError, r"seed must be below 2\*\*32"),
         ({"validation": "missing"}, FileNotFoundError, "validation must be one of .*'missing'"),
         ({"encoding": "latin-0"}, ValueError, "encoding"),

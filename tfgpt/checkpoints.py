@@ -26,7 +26,7 @@ class Checkpoints:
 
     Args:
         folder: Path; made when something is written.
-        model: Keras model.
+        model: Keras model; None to ask for steps and places only.
         optimizer: Keras optimizer, built; None to read the model alone.
         batches: Batches, or None.
         keep: int >= 1, how many checkpoints stay.
@@ -294,15 +294,9 @@ def is_pattern(folder):
 
 
 def newest_place(folder):
-    """Return step and place in the data of the newest checkpoint in a folder, or (0, 0)."""
-    found = sorted(
-        (int(match[1]), path)
-        for path in folder.glob("ckpt-*.json")
-        if (match := re.fullmatch(r"ckpt-(\d+)\.json", path.name))
-    )
-    for step, path in reversed(found):
-        try:
-            return step, int(json.loads(path.read_text(encoding="utf-8"))["place"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            continue
+    """Return step and place in the data of the newest undamaged checkpoint, or (0, 0)."""
+    checkpoints = Checkpoints(folder, None, None, None)
+    for step in reversed(checkpoints.steps()):
+        if checkpoints.find_fault(step) is None:
+            return step, checkpoints.read_sums(step)["place"]
     return 0, 0

@@ -61,3 +61,13 @@ def until_string(pieces, stop_strings):
             held = held[len(held) - kept :]
     if held:
         yield held
+
+
+def without_first_space(pieces):
+    """Leave out the space between a prompt and its answer."""
+    is_first = True
+    for piece in pieces:
+        piece = piece.lstrip() if is_first else piece
+        if piece:
+            is_first = False
+            yield piece

@@ -3,6 +3,7 @@
 import itertools
 import time
 
+from tfgpt.generation.pieces import without_first_space
 from tfgpt.serving.asking import WireError
 
 DEFAULT_LENGTH = 16  # new tokens, as OpenAI's completions
@@ -195,13 +196,3 @@ def row_sizes(most):
     """
     powers = itertools.takewhile(lambda size: size < most, (4**n for n in itertools.count()))
     return [*powers, most]
-
-
-def without_first_space(pieces):
-    """Leave out the space between a prompt and its answer."""
-    is_first = True
-    for piece in pieces:
-        piece = piece.lstrip() if is_first else piece
-        if piece:
-            is_first = False
-            yield piece

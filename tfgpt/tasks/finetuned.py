@@ -15,6 +15,7 @@ from tfgpt.bundle import load_bundle, read_config, replaced_file, save_bundle
 from tfgpt.data.chat import NEXT_USER, dialogue_parts, encode_parts, prompt_parts
 from tfgpt.data.texts import DATA_FOLDER
 from tfgpt.generation import generate, stream
+from tfgpt.generation.pieces import without_first_space
 from tfgpt.generation.text_model import batches, until_stop
 from tfgpt.pretrained import load_gpt2
 from tfgpt.tasks.base import BASES
@@ -393,13 +394,3 @@ def check_texts(texts):
             raise TypeError(f"texts must be str, got {type(text).__name__} at {place}.")
         if not text.strip():
             raise ValueError(f"texts must not be empty, got {text!r} at {place}.")
-
-
-def without_first_space(pieces):
-    """Leave out the space between a prompt and its answer."""
-    is_first = True
-    for piece in pieces:
-        piece = piece.lstrip() if is_first else piece
-        if piece:
-            is_first = False
-            yield piece

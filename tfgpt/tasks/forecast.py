@@ -3,6 +3,7 @@
 import numpy as np
 
 from tfgpt.tasks.memory import memory_of
+from tfgpt.tasks.planning import duration
 from tfgpt.tasks.sizes import Sizes
 
 # What GPTs of 1 to 10 million weights reached on the bundled texts, in minutes to an hour.
@@ -58,15 +59,3 @@ def memory_of_settings(settings, vocab_size):
     if settings.ema is not None:
         memory["averages"] = 4 * sizes.parameters
     return memory
-
-
-def duration(seconds):
-    """Write a time with the unit that suits it.
-
-    Example:
-        >>> duration(90), duration(5400), duration(200000)
-        ('90 s', '90 min', '56 h')
-    """
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"

@@ -125,7 +125,8 @@ class TrainSettings:
                 raise ValueError(f"{name} must be in ({low}, {high}), got {value!r}.")
         for name in ("dropout", "weight_decay"):
             if not 0 <= getattr(self, name) < (1 if name == "dropout" else float("inf")):
-                raise ValueError(f"{name} must be >= 0, and dropout < 1, got {self.dropout!r}.")
+                value = getattr(self, name)
+                raise ValueError(f"{name} must be >= 0, and dropout < 1, got {value!r}.")
         _, width, heads, _ = self.sizes()
         if self.init_from is None and width % heads:
             raise ValueError(f"width must be a multiple of heads={heads}, got {width}.")
