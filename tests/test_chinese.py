@@ -4,9 +4,12 @@ import hashlib
 import json
 import re
 import runpy
+import shlex
 from pathlib import Path
 
 import pytest
+
+from tfgpt.cli import make_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 ENGLISH = ROOT / "notebooks"
@@ -25,6 +28,8 @@ UNITS = {"thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12}
 UNITS |= {"千": 1e3, "万": 1e4, "百万": 1e6, "亿": 1e8, "十亿": 1e9, "万亿": 1e12}
 GLOSSARY = (CHINESE / "glossary.md").read_text(encoding="utf-8")
 TERMS = re.findall(r"^\| (.+) \| (.+) \| .+ \| \[(\d\d)\]\((.+)\) \|$", GLOSSARY, re.MULTILINE)
+README = (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")
+ENGLISH_README = (ROOT / "README.md").read_text(encoding="utf-8")
 every = pytest.mark.parametrize("name", NAMES)
 
 
@@ -238,3 +243,48 @@ def test_a_term_of_the_glossary_stands_in_the_notebook_that_it_names(name):
             assert english.lower() in prose_of(ENGLISH, name).lower(), english
         if link == name and name in NAMES:
             assert chinese in prose_of(CHINESE, name), chinese
+
+
+def test_each_readme_links_the_other_in_its_first_lines():
+    assert "(README.zh-CN.md)" in ENGLISH_README[:200]
+    assert "(README.md)" in README[:200]
+
+
+def test_the_links_of_the_readme_lead_to_files_and_headings():
+    headings = {line.lstrip("# ").replace(" ", "-") for line in README.splitlines()}
+    for link in links_of(README):
+        path, _, anchor = link.partition("#")
+        lesson = path.removeprefix("notebooks/zh/") in LESSONS
+        assert lesson or (ROOT / path).exists(), link
+        assert not anchor or anchor in headings, link
+
+
+def test_the_readme_lists_every_lesson_with_its_title_and_what_to_read_before():
+    rows = re.findall(
+        r"^\| \[(.+)\]\(notebooks/zh/(.+)\) \| (.*?) ?\| .+ \| .+ \|$", README, re.MULTILINE
+    )
+    assert [name for _, name, _ in rows] == LESSONS
+    for title, name, before in rows:
+        header = text_of(read(ENGLISH, name)["cells"][0])
+        line = re.search(r"\*\*Read before:\*\*.*?(?=\*\*Letters|$)", header, re.MULTILINE).group()
+        needed = re.findall(r"\]\((\d\d)_", line)
+        assert before == "、".join(needed), name
+        if name in NAMES:
+            assert prose_of(CHINESE, name).startswith(f"# {title}\n")
+
+
+def test_the_examples_and_numbers_of_the_readme_are_those_of_the_english_one():
+    (python,) = re.findall(r"```python\n.*?```", README, re.DOTALL)
+    assert python in ENGLISH_README
+    assert values_of(README) <= values_of(ENGLISH_README)
+
+
+def test_the_readme_names_every_command_and_its_lines_are_understood():
+    parser = make_parser()
+    commands = re.findall(r"^    ([a-z][a-z-]+)(?: |$)", parser.format_help(), re.MULTILINE)
+    table = README.split("## 命令行")[1].split("\n## ")[0]
+    assert set(re.findall(r"`tfgpt ([a-z][a-z-]+)`", table)) == set(commands)
+    lines = re.findall(r"^\.venv/bin/tfgpt (.+)$", README, re.MULTILINE)
+    assert len(lines) > 5
+    for line in lines:
+        parser.parse_args(shlex.split(line, comments=True))
