@@ -4,9 +4,12 @@ import hashlib
 import json
 import re
 import runpy
+import shlex
 from pathlib import Path
 
 import pytest
+
+from tfgpt.cli import make_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 ENGLISH = ROOT / "notebooks"
@@ -23,6 +26,10 @@ NUMBER = re.compile(
 )
 UNITS = {"thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12}
 UNITS |= {"千": 1e3, "万": 1e4, "百万": 1e6, "亿": 1e8, "十亿": 1e9, "万亿": 1e12}
+GLOSSARY = (CHINESE / "glossary.md").read_text(encoding="utf-8")
+TERMS = re.findall(r"^\| (.+) \| (.+) \| .+ \| \[(\d\d)\]\((.+)\) \|$", GLOSSARY, re.MULTILINE)
+README = (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")
+ENGLISH_README = (ROOT / "README.md").read_text(encoding="utf-8")
 every = pytest.mark.parametrize("name", NAMES)
 
 
@@ -32,6 +39,11 @@ def read(folder, name):
 
 def text_of(cell):
     return "".join(cell["source"])
+
+
+def prose_of(folder, name):
+    cells = read(folder, name)["cells"]
+    return "\n".join(text_of(cell) for cell in cells if cell["cell_type"] == "markdown")
 
 
 def pairs_of_prose(name):
@@ -48,10 +60,9 @@ def links_of(text):
     return [first or second for first, second in LINK.findall(CODE_SPAN.sub("", text))]
 
 
-def anchors_of(folder, name):
+def anchors_of(name):
     """List the places that links of Jupyter can lead to: headings with - for each space."""
-    cells = [cell for cell in read(folder, name)["cells"] if cell["cell_type"] == "markdown"]
-    headings = re.findall(r"^#+ (.+)$", "\n".join(map(text_of, cells)), re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", prose_of(CHINESE, name), re.MULTILINE)
     return {heading.replace(" ", "-") for heading in headings}
 
 
@@ -160,9 +171,17 @@ def test_bold_text_is_shown_bold(name):
 @every
 def test_links_lead_where_the_english_ones_lead(name):
     for cell, english, chinese in pairs_of_prose(name):
-        ours = [link.split("#")[0] for link in links_of(chinese)]
+        ours = [link.split("#")[0] for link in links_of(chinese) if link != "glossary.md"]
         theirs = [moved(link).split("#")[0] for link in links_of(english)]
         assert sorted(ours) == sorted(theirs), cell
+
+
+@every
+def test_a_link_to_a_lesson_names_its_title(name):
+    for cell, _, chinese in pairs_of_prose(name):
+        for text, link in re.findall(r"\[(\d\d [^\]]+)\]\((\w+\.ipynb)\)", chinese):
+            if link in NAMES:
+                assert prose_of(CHINESE, link).startswith(f"# {text}\n"), f"{cell}: {text}"
 
 
 @every
@@ -175,7 +194,7 @@ def test_links_lead_to_files_and_headings(name):
             # A lesson that is not yet translated is known by its English notebook.
             assert path in ("", *LESSONS) or (CHINESE / path).exists(), f"{cell}: {link}"
             if anchor and (path or name) in NAMES:
-                assert anchor in anchors_of(CHINESE, path or name), f"{cell}: {link}"
+                assert anchor in anchors_of(path or name), f"{cell}: {link}"
 
 
 def notebook(*cells):
@@ -207,3 +226,65 @@ def test_an_update_takes_code_and_order_and_keeps_what_is_translated():
 def test_bold_text_that_is_not_bold_is_recognized(text):
     assert broken_bold(text)
     assert not broken_bold("**词**：字，**一`a`**。\n- **A** 是对的。**当 j <= i。** 对")
+
+
+def test_the_glossary_has_each_term_once():
+    rows = [line for line in GLOSSARY.splitlines() if line.startswith("|")]
+    assert len(TERMS) == sum("|---|" not in row and "| 英文 |" not in row for row in rows)
+    chinese, english, _, _ = zip(*TERMS, strict=True)
+    assert len(set(chinese)) == len(set(english)) == len(TERMS)
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_a_term_of_the_glossary_stands_in_the_notebook_that_it_names(name):
+    for chinese, english, number, link in TERMS:
+        assert link[:2] == number and link in LESSONS
+        if link == name:
+            assert english.lower() in prose_of(ENGLISH, name).lower(), english
+        if link == name and name in NAMES:
+            assert chinese in prose_of(CHINESE, name), chinese
+
+
+def test_each_readme_links_the_other_in_its_first_lines():
+    assert "(README.zh-CN.md)" in ENGLISH_README[:200]
+    assert "(README.md)" in README[:200]
+
+
+def test_the_links_of_the_readme_lead_to_files_and_headings():
+    headings = {line.lstrip("# ").replace(" ", "-") for line in README.splitlines()}
+    for link in links_of(README):
+        path, _, anchor = link.partition("#")
+        lesson = path.removeprefix("notebooks/zh/") in LESSONS
+        assert lesson or (ROOT / path).exists(), link
+        assert not anchor or anchor in headings, link
+
+
+def test_the_readme_lists_every_lesson_with_its_title_and_what_to_read_before():
+    rows = re.findall(
+        r"^\| \[(.+)\]\(notebooks/zh/(.+)\) \| (.*?) ?\| .+ \| .+ \|$", README, re.MULTILINE
+    )
+    assert [name for _, name, _ in rows] == LESSONS
+    for title, name, before in rows:
+        header = text_of(read(ENGLISH, name)["cells"][0])
+        line = re.search(r"\*\*Read before:\*\*.*?(?=\*\*Letters|$)", header, re.MULTILINE).group()
+        needed = re.findall(r"\]\((\d\d)_", line)
+        assert before == "、".join(needed), name
+        if name in NAMES:
+            assert prose_of(CHINESE, name).startswith(f"# {title}\n")
+
+
+def test_the_examples_and_numbers_of_the_readme_are_those_of_the_english_one():
+    (python,) = re.findall(r"```python\n.*?```", README, re.DOTALL)
+    assert python in ENGLISH_README
+    assert values_of(README) <= values_of(ENGLISH_README)
+
+
+def test_the_readme_names_every_command_and_its_lines_are_understood():
+    parser = make_parser()
+    commands = re.findall(r"^    ([a-z][a-z-]+)(?: |$)", parser.format_help(), re.MULTILINE)
+    table = README.split("## 命令行")[1].split("\n## ")[0]
+    assert set(re.findall(r"`tfgpt ([a-z][a-z-]+)`", table)) == set(commands)
+    lines = re.findall(r"^\.venv/bin/tfgpt (.+)$", README, re.MULTILINE)
+    assert len(lines) > 5
+    for line in lines:
+        parser.parse_args(shlex.split(line, comments=True))
