@@ -15,7 +15,7 @@ test: $(INSTALLED)
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab notebooks
 
-test-slow: $(addprefix $(VENV)/installed-,browser parity jax litert serve-tests)
+test-slow: $(addprefix $(VENV)/installed-,browser parity jax litert onnx serve-tests)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 test-jax: $(VENV)/installed-jax

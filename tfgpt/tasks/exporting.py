@@ -4,6 +4,7 @@ from pathlib import Path
 
 from tfgpt.bundle import DTYPES, TOKENIZER, checked_path, load_bundle, save_bundle
 from tfgpt.serving.litert_export import export_litert
+from tfgpt.serving.onnx_export import export_onnx
 from tfgpt.serving.saved_model import export_saved_model
 from tfgpt.validation import check_choice
 
@@ -12,6 +13,7 @@ OPTIONS = {
     "bundle": ("dtype",),
     "keras": (),
     "litert": ("quantize", "room", "batch_size"),
+    "onnx": (),
     "savedmodel": ("batch_size",),
 }
 DEFAULTS = {"dtype": "float32", "quantize": None, "room": None, "batch_size": 1}
@@ -28,8 +30,8 @@ def export_run(
         format: "bundle", a folder that `LanguageModel.load` reads; "keras", a file that
             `keras.models.load_model` reads where tfgpt is imported, without the tokenizer;
             "litert", a file that `LiteModel.load`, or `LiteTranslator.load`, reads, without
-            TensorFlow; "savedmodel", a folder for TensorFlow Serving, of a GPT only, see
-            `export_saved_model`.
+            TensorFlow; "onnx", a file of the full pass for onnxruntime, without the tokenizer;
+            "savedmodel", a folder for TensorFlow Serving, of a GPT only.
         dtype: of a bundle, "float32", "float16" or "bfloat16".
         quantize: of litert, None, "float16" or "int8".
         room: of litert, int, how many tokens a text may have; None: the context.
@@ -66,6 +68,8 @@ def write(model, tokenizer, out, format, options):
         save_bundle(out, model, tokenizer, **options)
     elif format == "litert":
         export_litert(model, tokenizer, out, **options)
+    elif format == "onnx":
+        export_onnx(model, out)
     elif format == "savedmodel":
         export_saved_model(model, out, **options)
     else:
