@@ -13,6 +13,7 @@ import pytest
 
 from tfgpt.serving.lite_file import Facts, read_lite_file, write_lite_file
 from tfgpt.serving.lite_model import LiteModel
+from tfgpt.serving.lite_program import choose_threads, count_processors
 from tfgpt.tokenizers import BPETokenizer, CharTokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -189,6 +190,13 @@ def test_a_damaged_file_is_told_in_one_way(tmp_path):
             read_lite_file(tmp_path / name, "GPT")
     with pytest.raises(FileNotFoundError, match="path must be a file of export_litert"):
         read_lite_file(tmp_path / "missing", "GPT")
+
+
+def test_small_files_take_one_thread_and_large_ones_all_processors(tmp_path):
+    (tmp_path / "small").write_bytes(b"x" * 3_900_000)
+    (tmp_path / "large").write_bytes(b"x" * 4_100_000)
+    assert choose_threads(tmp_path / "small") == 1
+    assert choose_threads(tmp_path / "large") == count_processors() >= 1
 
 
 def test_a_file_of_another_version_is_told(tmp_path):

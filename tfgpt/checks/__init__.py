@@ -26,6 +26,7 @@ from tfgpt.checks import (  # noqa: F401  (each adds its exercises)
     notebook_16,
     notebook_17,
     notebook_18,
+    notebook_19,
 )
 from tfgpt.checks.proofs import prove_equal
 from tfgpt.checks.registry import EXERCISES, Case, Exercise, check, compare

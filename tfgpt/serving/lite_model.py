@@ -53,7 +53,7 @@ class LiteModel(TextModel):
 
         Args:
             path: file to read.
-            num_threads: int >= 1; None: one per processor.
+            num_threads: int >= 1; None: one per processor, or one for a file below 4 MB.
 
         Returns:
             LiteModel.

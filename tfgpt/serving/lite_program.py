@@ -9,12 +9,14 @@ V vocabulary.
 
 import os
 import threading
+from pathlib import Path
 
 import numpy as np
 
 from tfgpt.validation import check_positive
 
 MASKED_SCORE = -1e9  # as in tfgpt.masks, which needs Keras
+SMALL_FILE = 4e6  # bytes
 
 
 class Program:
@@ -25,7 +27,7 @@ class Program:
         facts: Facts of the file.
         arrays: dict of numpy arrays: table (V, D), table_scales (V, 1) if the table is int8,
             positions (R, D) unless they are rotary, scale () if embeddings have one.
-        num_threads: int >= 1; None: one per processor.
+        num_threads: int >= 1; None: see `choose_threads`.
 
     Raises:
         ImportError: if ai-edge-litert is not installed.
@@ -35,7 +37,7 @@ class Program:
     def __init__(self, path, facts, arrays, num_threads=None):
         self.facts = facts
         self.arrays = arrays
-        threads = count_processors() if num_threads is None else num_threads
+        threads = choose_threads(path) if num_threads is None else num_threads
         check_positive("num_threads", threads)
         self.interpreter = load_interpreter()(model_path=str(path), num_threads=threads)
         self.interpreter.allocate_tensors()
@@ -176,6 +178,15 @@ def load_interpreter():
             'exported files need ai-edge-litert: pip install "tfgpt[litert]".'
         ) from error
     return Interpreter
+
+
+def choose_threads(path):
+    """Take a thread per processor for a large file, and one for a small one.
+
+    Threads wait for each other after each operation. With 3 MB of weights that takes as long
+    as a second thread saves.
+    """
+    return 1 if Path(path).stat().st_size < SMALL_FILE else count_processors()
 
 
 def count_processors():

@@ -39,7 +39,7 @@ class LiteTranslator:
 
         Args:
             path: file to read.
-            num_threads: int >= 1; None: one per processor.
+            num_threads: int >= 1; None: one per processor, or one for a file below 4 MB.
 
         Returns:
             LiteTranslator.
