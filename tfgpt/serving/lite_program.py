@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tfgpt.machine.quiet import quiet_start
 from tfgpt.validation import check_positive
 
 MASKED_SCORE = -1e9  # as in tfgpt.masks, which needs Keras
@@ -39,8 +40,9 @@ class Program:
         self.arrays = arrays
         threads = choose_threads(path) if num_threads is None else num_threads
         check_positive("num_threads", threads)
-        self.interpreter = load_interpreter()(model_path=str(path), num_threads=threads)
-        self.interpreter.allocate_tensors()
+        with quiet_start():
+            self.interpreter = load_interpreter()(model_path=str(path), num_threads=threads)
+            self.interpreter.allocate_tensors()
         decode = self.interpreter.get_signature_runner("decode")
         self.inputs = self.views(decode.get_input_details())
         self.outputs = self.views(decode.get_output_details())

@@ -14,7 +14,7 @@ from keras import ops
 
 from tfgpt.bundle import check_vocabulary, replaced_file
 from tfgpt.gpt import GPT
-from tfgpt.machine.quiet import quiet_start
+from tfgpt.machine.quiet import quiet_save, quiet_start
 from tfgpt.precision import cast_model
 from tfgpt.serving.lite_file import Facts, write_lite_file
 from tfgpt.serving.lite_program import load_interpreter
@@ -188,7 +188,8 @@ def save_programs(folder, model, programs):
     module = tf.Module()
     module.weights = [weight.value for weight in model.weights]
     signatures = {name: trace(*program) for name, program in programs.items()}
-    tf.saved_model.save(module, str(folder), signatures=signatures)
+    with quiet_save():
+        tf.saved_model.save(module, str(folder), signatures=signatures)
 
 
 def convert(folder, names, quantize):
@@ -201,7 +202,7 @@ def convert(folder, names, quantize):
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if quantize == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    with quiet_start():
+    with quiet_start(), quiet_save():
         return converter.convert()
 
 
@@ -246,7 +247,8 @@ def find_table(program, table):
 
 def constants_like(program, table):
     """Yield the constants of a program with a shape: the array, and scales (V, 1) or None."""
-    interpreter = load_interpreter()(model_content=program)
+    with quiet_start():
+        interpreter = load_interpreter()(model_content=program)
     for detail in interpreter.get_tensor_details():
         if tuple(detail["shape"]) != table.shape or detail["dtype"] == np.int32:
             continue
