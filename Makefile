@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test lab test-slow test-jax lint install
+.PHONY: demo test lab site test-slow test-jax lint install
 
 demo: $(INSTALLED)
 	$(BIN)/tfgpt demo
@@ -15,7 +15,11 @@ test: $(INSTALLED)
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab notebooks
 
-test-slow: $(addprefix $(VENV)/installed-,browser parity jax litert onnx serve-tests)
+site: $(VENV)/installed-site
+	$(BIN)/python site/build.py build/site
+	@echo "Open build/site/index.html in a browser."
+
+test-slow: $(addprefix $(VENV)/installed-,browser parity jax litert onnx serve-tests site)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 test-jax: $(VENV)/installed-jax
