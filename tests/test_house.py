@@ -11,7 +11,7 @@ MODULES = sorted(path.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("*.p
 CORE = ("masks", "positional", "attention", "layers", "transformer", "gpt", "losses")
 MODELS = {"tfgpt.layers", "tfgpt.transformer", "tfgpt.gpt"}
 ROOMS = (
-    *("data", "generation", "machine", "plotting", "pretrained", "tuning"),
+    *("data", "generation", "machine", "plotting", "pretrained", "safety", "tuning"),
     *("tasks", "training", "checks", "cli"),
 )
 
@@ -85,6 +85,15 @@ def test_adapters_and_files_of_others_need_the_core_only():
         allowed = touches(imports_of(path), *CORE, "validation", "tuning", "pretrained")
         files = touches(imports_of(path), "bundle", "tokenizers")
         assert imports_of(path) <= allowed | files | {"tfgpt"}, path
+
+
+def test_safety_needs_texts_and_generation_only():
+    below = ("safety", "generation", "data", "tokenizers", "validation")
+    for path in files_of("safety"):
+        names = imports_of(path)
+        assert names <= touches(names, *below) | {"tfgpt"}, path
+    for path in files_of("generation", "data", "tokenizers"):
+        assert not touches(imports_of(path), "safety"), path
 
 
 def test_training_and_generation_never_meet():

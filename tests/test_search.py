@@ -384,6 +384,7 @@ def test_an_ended_text_is_not_lost_to_beginnings_that_end_worse():
         return ops.take(logits, newest[:, 0], axis=0), caches
 
     numbers = {"stop_tokens": np.array([1]), "length_penalty": np.float32(0)}
+    numbers |= {"rules": {}, "states": ops.zeros((1,), "int32")}
     token_ids, scores = beam_loop(
         step,
         (),

@@ -134,6 +134,9 @@ def make_parser():
     generate.add_argument("--prompts", help="file with a prompt per line (-: standard input)")
     generate.add_argument("--step", type=int, help="use the checkpoint of this step of a run")
     generate.add_argument("--stop", action="append", help="end before this text; may come again")
+    generate.add_argument(
+        "--ban", action="append", help="never write this, in any case; may come again"
+    )
     generate.add_argument("--tokens", type=int, default=500, help="tokens to generate")
     generate.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest")
     generate.add_argument("--top-k", type=int, help="draw among the k likeliest")
@@ -251,9 +254,11 @@ def write_sample(text_model, prompt, options, seed):
     """Print a prompt and its continuation, as it is written."""
     from tfgpt.generation.text_model import sample_start
 
+    constraint = serving.banned_phrases(options.ban, text_model.tokenizer)
     pieces = text_model.stream(
         sample_start(text_model.tokenizer, prompt),
         options.tokens,
+        constraint=constraint,
         temperature=options.temperature,
         top_k=options.top_k,
         top_p=options.top_p,

@@ -1,0 +1,26 @@
+"""Safety: what a model may write, what it may read, and what it remembers.
+
+The names are loaded when they are first used.
+"""
+
+import importlib
+
+LAZY = {
+    "BannedPhrases": "banned",
+    "Grammar": "grammar",
+}
+
+
+def __getattr__(name):
+    """Load a name of LAZY."""
+    if name not in LAZY:
+        raise AttributeError(f"module 'tfgpt.safety' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"tfgpt.safety.{LAZY[name]}"), name)
+
+
+def __dir__():
+    """List the lazy names too."""
+    return sorted({*globals(), *LAZY})
+
+
+__all__ = list(LAZY)
