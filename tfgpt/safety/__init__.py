@@ -8,6 +8,9 @@ import importlib
 LAZY = {
     "BannedPhrases": "banned",
     "Grammar": "grammar",
+    "OutputFilter": "filters",
+    "highest_rate": "filters",
+    "threshold_for": "filters",
 }
 
 
