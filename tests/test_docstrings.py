@@ -60,6 +60,8 @@ def example_modules():
 def test_the_examples_in_docstrings_run(module_name):
     if module_name.startswith("tfgpt.serving."):
         pytest.importorskip("ai_edge_litert")
+    if module_name in ("tfgpt.safety.cleaning", "tfgpt.safety.duplicates"):
+        pytest.importorskip("datasketch")
     module = importlib.import_module(module_name)
     finder = doctest.DocTestFinder(exclude_empty=True)
     runner = doctest.DocTestRunner(optionflags=RUNNER_FLAGS)

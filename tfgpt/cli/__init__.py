@@ -23,6 +23,8 @@ EXAMPLES = """examples:
   tfgpt train --corpus my_texts --minutes 10          train on a folder of your own texts
   tfgpt generate runs/mine --prompt "The "            write with that model
   echo "The " | tfgpt generate --prompt - --stop "."  a prompt from a pipe, up to a full stop
+  tfgpt generate runs/mine --ban damn                 never write that, in any case
+  tfgpt clean my_texts --out clean.jsonl              no duplicates, no personal data
   tfgpt translate "In the beginning" --beam 4         English to Spanish, with a bundled model
   tfgpt finetune --task classify --data reviews_zh --out runs/reviews
   tfgpt predict runs/reviews "很好吃"                  the label of a text, or --file FILE

@@ -7,9 +7,17 @@ import importlib
 
 LAZY = {
     "BannedPhrases": "banned",
+    "CleaningReport": "cleaning",
     "Grammar": "grammar",
+    "NearDuplicates": "duplicates",
     "OutputFilter": "filters",
+    "clean_files": "cleaning",
+    "clean_texts": "cleaning",
+    "find_fault": "quality",
+    "find_language": "quality",
+    "find_personal": "personal",
     "highest_rate": "filters",
+    "mask_personal": "personal",
     "threshold_for": "filters",
 }
 
