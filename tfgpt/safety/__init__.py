@@ -7,17 +7,24 @@ import importlib
 
 LAZY = {
     "BannedPhrases": "banned",
+    "Canary": "memory",
     "CleaningReport": "cleaning",
     "Grammar": "grammar",
     "NearDuplicates": "duplicates",
     "OutputFilter": "filters",
+    "abstention_curve": "selfcheck",
+    "agreement": "selfcheck",
+    "check_itself": "selfcheck",
     "clean_files": "cleaning",
     "clean_texts": "cleaning",
+    "exposure": "memory",
+    "fill_forms": "memory",
     "find_fault": "quality",
     "find_language": "quality",
     "find_personal": "personal",
     "highest_rate": "filters",
     "mask_personal": "personal",
+    "plant": "memory",
     "threshold_for": "filters",
 }
 

@@ -84,12 +84,12 @@ def find_personal(text):
     if not isinstance(text, str):
         raise TypeError(f"text must be a str, got {type(text).__name__}.")
     plain = text.translate(NARROW)  # one character for one: places stay
-    found = []
+    found, is_taken = [], bytearray(len(text))
     for kind, pattern, is_real in KINDS:
         for match in pattern.finditer(plain):
             start, end = match.span()
-            is_free = all(end <= other.start or start >= other.end for other in found)
-            if is_free and is_real(match[0]):
+            if not any(is_taken[start:end]) and is_real(match[0]):
+                is_taken[start:end] = b"\1" * (end - start)
                 found.append(Finding(kind, start, end))
     return sorted(found, key=lambda finding: finding.start)
 
