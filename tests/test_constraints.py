@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from types import SimpleNamespace
 
 import jsonschema
 import keras
@@ -10,7 +11,16 @@ import numpy as np
 import pytest
 from keras import ops
 
-from tfgpt import GPT, BeamSearch, BPETokenizer, CharTokenizer, ContrastiveSearch, generate, stream
+from tfgpt import (
+    GPT,
+    BeamSearch,
+    BPETokenizer,
+    CharTokenizer,
+    ContrastiveSearch,
+    LanguageModel,
+    generate,
+    stream,
+)
 from tfgpt.compilation import programs_of
 from tfgpt.generation.beam import beam_loop
 from tfgpt.generation.constraints import FORBIDDEN
@@ -19,7 +29,9 @@ from tfgpt.safety import BannedPhrases, Grammar
 from tfgpt.safety.banned import phrase_automaton
 from tfgpt.safety.patterns import byte_automaton
 from tfgpt.safety.schema import schema_pattern
+from tfgpt.serving.asking import Limits
 from tfgpt.serving.lite_model import hide_forbidden
+from tfgpt.serving.served import Served
 
 STOP = 1
 
@@ -256,6 +268,31 @@ def test_streamed_pieces_and_joined_rows_are_the_text_that_generate_writes(byte_
     decoding = decode_together(model, wishes, num_rows=4, constraint=banned)
     decoding.advance(decoding.total)
     np.testing.assert_array_equal(decoding.rows()[0], row)
+
+
+class Echo:
+    """A stand-in for a text model, which tells its settings."""
+
+    context_length = 8
+
+    def __init__(self):
+        self.tokenizer = CharTokenizer.train("ab")
+
+    def stream(self, text, max_new_tokens, **settings):
+        yield settings["constraint"]
+
+
+def test_a_server_gives_its_constraint_to_every_model_that_writes():
+    banned = BannedPhrases("ab", Echo().tokenizer)
+    served = Served(Echo(), "echo", Limits(), banned)
+    ask = SimpleNamespace(stop_strings=[], num_samples=1)
+    job = SimpleNamespace(settings={"seed": None}, ask=ask, texts=["a"], max_new_tokens=3)
+    assert list(served.write_alone(job, 0)) == [banned]
+    tokenizer = CharTokenizer.train("ab")
+    model = LanguageModel(make_model(3), tokenizer)
+    decoding = Served(model, "gpt", Limits(), banned).decode([Wish([[1]], 8, seed=0)], 1)
+    decoding.advance(decoding.total)
+    assert tokenizer.decode(decoding.rows()[0][:9]) == "a" * 9
 
 
 def test_a_batch_row_that_has_all_its_tokens_does_not_stop_the_others():
