@@ -32,7 +32,7 @@ from tfgpt.checks import (  # noqa: F401  (each adds its exercises)
     notebook_18,
 )
 from tfgpt.checks.bugs import find_bug
-from tfgpt.checks.my_gpt import hint, keep_weights, kept_weights, mine, tfgpt_version, use
+from tfgpt.checks.my_gpt import hint, keep_weights, load_trained, mine, tfgpt_version, use
 from tfgpt.checks.proofs import prove_equal
 from tfgpt.checks.record import progress
 from tfgpt.checks.registry import EXERCISES, Case, Exercise, check, compare
@@ -46,7 +46,7 @@ __all__ = [
     "find_bug",
     "hint",
     "keep_weights",
-    "kept_weights",
+    "load_trained",
     "mine",
     "progress",
     "prove_equal",

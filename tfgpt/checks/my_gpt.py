@@ -246,37 +246,55 @@ def describe(error):
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
 
 
-def keep_weights(model):
+def keep_weights(model, **sizes):
     """Keep the weights of the learner's trained GPT in `my_gpt.npz`, for a later notebook.
 
     Args:
         model: built Keras model.
+        **sizes: int, the arguments that the model was made with.
     """
     file = io.BytesIO()
-    np.savez(file, *model.get_weights())
+    np.savez(file, *model.get_weights(), **sizes)
     if write_beside(WEIGHTS_FILE, file.getvalue()):
         print(f"The weights are kept in {WEIGHTS_FILE}.")
 
 
-def kept_weights(default):
-    """Return the weights of `my_gpt.npz` if they fit, else others; say which.
+def load_trained(make, instead):
+    """Make the learner's GPT with the weights of `my_gpt.npz`; say where they are from.
 
     Args:
-        default: list of arrays, what to return if there is no file with the same shapes.
+        make: class, the learner's GPT or tfgpt's.
+        instead: tfgpt.GPT with learned positions: its sizes and weights are taken if there
+            is no file, or if it does not fit.
 
     Returns:
-        list of arrays of the same shapes.
+        Keras model.
     """
-    problem = "has other shapes"
+    names = "vocab_size", "context_length", "num_layers", "d_model", "num_heads"
+    problem = "is not here"
     try:
         with np.load(WEIGHTS_FILE) as file:
-            arrays = list(file.values())
-        if [array.shape for array in arrays] == [np.shape(array) for array in default]:
-            print(f"Weights of {WEIGHTS_FILE}: your own training.")
-            return arrays
+            sizes = {name: int(file[name]) for name in names}
+            model = make_with_weights(make, sizes, [file[name] for name in weight_names(file)])
+        print(f"Your GPT, with the weights of your own training in {WEIGHTS_FILE}.")
+        return model
     except FileNotFoundError:
-        problem = "is not here"
-    except Exception:  # a damaged file raises errors of many kinds
-        problem = "is damaged"
-    print(f"{WEIGHTS_FILE} {problem}: the notebook's weights are used.")
-    return default
+        pass
+    except Exception as error:  # a damaged file, or one of another GPT: many kinds
+        problem = f"does not fit ({type(error).__name__})"
+    print(f"{WEIGHTS_FILE} {problem}: the GPT gets the weights of this notebook's model.")
+    sizes = {name: getattr(instead, name) for name in names}
+    return make_with_weights(make, sizes, instead.get_weights())
+
+
+def weight_names(file):
+    """List the names that numpy gave to the weights: arr_0, arr_1, ..."""
+    return [f"arr_{index}" for index in range(sum(name.startswith("arr_") for name in file))]
+
+
+def make_with_weights(make, sizes, weights):
+    """Make a GPT and set its weights."""
+    model = make(**sizes)
+    model(np.zeros((1, 1), "int32"))  # the first call makes the weights
+    model.set_weights(weights)
+    return model

@@ -15,13 +15,6 @@ from tfgpt.masks import causal_mask
 add_exercise = exercises_of("10")
 
 
-def cached_attention_step(query, key, value, keys, values):
-    """Attend from the newest token to the tokens in the cache and to itself: (K,)."""
-    keys, values = np.vstack([keys, [key]]), np.vstack([values, [value]])
-    query, keys, values = (np.asarray(x, "float32") for x in ([query], keys, values))
-    return scaled_dot_product_attention(query, keys, values)[0][0]
-
-
 def accept_or_replace(p, q, token, point):
     """Find the distribution of the token that speculative decoding writes."""
     if point * q[token] < p[token]:
@@ -78,26 +71,6 @@ add_exercise(
         "edge case: p = 1",
         ([1.0, 4.0, 3.5], 1.0),
         "The likeliest token must be left: at least, not more than.",
-    ),
-)
-
-add_exercise(
-    "cached attention step",
-    cached_attention_step,
-    Case(
-        "two earlier tokens",
-        (features(2), features(2) + 1, features(2) - 1, features(2, 2), features(2, 2)),
-        "Which tokens may the newest one see? Count the weights.",
-    ),
-    Case(
-        "width 4",
-        (features(4), features(4), features(4) - 1, 3 * features(5, 4), features(5, 4)),
-        "As in notebook 01: products, a division, softmax, a weighted sum.",
-    ),
-    Case(
-        "edge case: the first token",
-        (features(3), features(3), features(3) + 2, np.zeros((0, 3)), np.zeros((0, 3))),
-        "The cache is empty, so there is one weight, and it is 1.",
     ),
 )
 
