@@ -113,7 +113,7 @@ add_exercise(
         "LayerNorm",
         difficulty=2,
         minutes=10,
-        know="the formula of section 2",
+        know="the formula above, `ops.mean`, `ops.var`",
         hints=(
             "Mean and variance of the last axis, with keepdims=True, so that the shapes fit. "
             "Epsilon is added to the variance, not to the deviation.",
@@ -150,7 +150,7 @@ add_exercise(
         "Block",
         difficulty=3,
         minutes=20,
-        know="`residual`, sections 3 and 4",
+        know="sections 3 and 4",
         hints=(
             "Four parts and two sums. Each sum adds to x what a sublayer makes of the "
             "normalised x. Two norms: each has weights of its own.",

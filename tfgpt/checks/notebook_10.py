@@ -271,7 +271,7 @@ add_exercise(
         "generate_with_cache",
         difficulty=5,
         minutes=45,
-        know="section 4, `MultiHeadAttention` (04), `MyGPT` (09)",
+        know="`MultiHeadAttention` (04), `MyGPT` (09)",
         hints=(
             "For each block keep two arrays: keys and values, (1, H, C, K). A step embeds only "
             "the new tokens, with start = how many came before. In each block the new keys and "

@@ -90,7 +90,7 @@ def progress(save=None):
         draw_boxes(axis, row, states)
     axis.set_yticks(range(len(rows)), rows)
     axis.tick_params(length=0)
-    axis.set(xticks=[], xlim=(0, None), ylabel="notebook", ylim=(len(rows) - 0.4, -0.6))
+    axis.set(xticks=[], xlim=(-0.05, None), ylabel="notebook", ylim=(len(rows) - 0.4, -0.6))
     axis.set_facecolor(figure.get_facecolor())
     axis.spines[:].set_visible(False)
     patches = [Patch(label=state, **style) for state, style in STYLES.items()]
@@ -105,7 +105,10 @@ def draw_boxes(axis, row, states):
     """Draw one box for each exercise of a notebook, with its name in it."""
     for place, (name, state) in enumerate(states.items()):
         axis.barh(row, 0.95, 0.8, place, **STYLES[state])
-        label, color = textwrap.fill(name, 15), "white" if state == "right" else None
+        label, color = (
+            textwrap.fill(name, 15, break_on_hyphens=False),
+            "white" if state == "right" else None,
+        )
         axis.text(place + 0.475, row, label, ha="center", va="center", fontsize=6.5, color=color)
 
 

@@ -1,5 +1,6 @@
 """Tests of the ladder: parts of the learner's GPT are checked, kept, found again and joined."""
 
+import functools
 import linecache
 import os
 import re
@@ -12,7 +13,7 @@ import pytest
 import tfgpt
 from tfgpt import checks
 from tfgpt.checks import EXERCISES
-from tfgpt.checks.my_gpt import HEADER, ladder, source_of
+from tfgpt.checks.ladder import HEADER, ladder, source_of
 from tfgpt.checks.notebook_04 import AttentionHead
 from tfgpt.checks.record import RECORD, STATES, read_record, remember
 
@@ -101,6 +102,29 @@ def test_a_helper_of_another_cell_is_kept_too(cell):
     assert text.index("def turn(x):") < text.index("def attention(")
 
 
+def test_imports_and_other_names_of_another_cell_are_kept_too(cell):
+    cell("import math as numbers\nfrom tfgpt.masks import fit_mask\n\nfit = fit_mask\n")
+    code = ATTENTION.replace("query.shape[-1] ** 0.5", "numbers.sqrt(query.shape[-1])")
+    use_attention(cell, code.replace("where(mask,", "where(fit(mask, scores.shape),"))
+    text = Path("my_gpt.py").read_text()
+    assert "import math as numbers\n" in text and "import fit_mask as fit\n" in text
+
+
+def test_parts_without_code_of_their_own_are_used_but_not_kept(cell, capsys):
+    names = cell("class LayerNorm(keras.layers.LayerNormalization): ...\n")
+    assert checks.use("layer norm", names["LayerNorm"]) is names["LayerNorm"]
+    part = functools.partial(tfgpt.layers.LayerNorm, axis=-1)
+    assert checks.use("layer norm", part) is part
+    assert capsys.readouterr().out.count("It is not kept: its source cannot be read here.") == 2
+
+
+def test_a_broken_file_is_not_written_over(cell, capsys):
+    Path("my_gpt.py").write_text("def attention(:\n")
+    use_attention(cell)
+    assert Path("my_gpt.py").read_text() == "def attention(:\n"
+    assert "Mend the file or delete it." in capsys.readouterr().out
+
+
 def test_a_value_of_another_cell_is_named_and_nothing_is_kept(cell, capsys):
     cell("hidden = ops.convert_to_tensor(-1e9)\n")
     use_attention(cell, ATTENTION.replace("-1e9", "hidden"))
@@ -171,7 +195,9 @@ def test_hints_have_two_steps_the_idea_and_almost_the_line(capsys):
         checks.hint(name)
         checks.hint(name, 2)
         first, second = exercise.build.hints
-        assert capsys.readouterr().out == f"{first}\n{second}\n" and first != second
+        asked, *hints = capsys.readouterr().out.splitlines()
+        assert hints == [first, second] and first != second
+        assert asked.startswith(f"Difficulty {exercise.build.difficulty} of 5, ")
     with pytest.raises(ValueError, match="step must be 1 or 2, got 3"):
         checks.hint("block", 3)
 
@@ -188,7 +214,8 @@ def test_a_lesson_tells_what_a_part_of_the_ladder_asks_for(name):
     (path,) = NOTEBOOKS.glob(f"{exercise.notebook}_*.ipynb")
     text = path.read_text(encoding="utf-8").replace('\\"', '"')
     build = exercise.build
-    assert f"**Difficulty {build.difficulty} of 5, {build.minutes} minutes. To know:**" in text
+    asked = f"**Difficulty {build.difficulty} of 5, {build.minutes} minutes. To know:** "
+    assert asked + build.know in text
     assert f'`checks.hint("{name}")`' in text and f'{build.part} = checks.use("{name}"' in text
     assert 1 <= build.difficulty <= 5 and f"`{build.part}`" in text
 
