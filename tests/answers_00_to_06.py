@@ -538,7 +538,7 @@ WRONG = [
     (
         "attention head",
         lambda head_dim: Head(head_dim + 1),
-        "self-attention: weight 0 has the shape the sh",
+        "self-attention: weight 0 has the shape",
     ),
     (
         "attention head",
