@@ -9,6 +9,7 @@ import answers_12_to_19
 import pytest
 
 from tfgpt.checks import EXERCISES, check
+from tfgpt.checks.registry import call
 
 MODULES = answers_00_to_06, answers_07_to_09, answers_10_to_11, answers_12_to_19
 RIGHT = [answer for module in MODULES for answer in module.RIGHT]
@@ -30,21 +31,21 @@ def numbered(answers):
     return ids
 
 
-def sized(answers):
-    """Mark what builds whole models as slow, but for one answer of each exercise."""
-    heavy, found = ("my gpt", "block", "cached decoding"), Counter()
+def sized(answers, fast):
+    """Mark answers that build layers or models as slow, but the first ones of each exercise."""
+    found = Counter()
     for values in answers:
         found[values[0]] += 1
-        slow = values[0] in heavy and found[values[0]] > 1
+        slow = EXERCISES[values[0]].play is not call and found[values[0]] > fast
         yield pytest.param(*values, marks=pytest.mark.slow if slow else ())
 
 
-@pytest.mark.parametrize(("name", "answer"), sized(RIGHT), ids=numbered(RIGHT))
+@pytest.mark.parametrize(("name", "answer"), sized(RIGHT, fast=0), ids=numbered(RIGHT))
 def test_a_right_answer_in_another_style_passes(name, answer):
     assert check(name, answer)
 
 
-@pytest.mark.parametrize(("name", "answer", "message"), sized(WRONG), ids=numbered(WRONG))
+@pytest.mark.parametrize(("name", "answer", "message"), sized(WRONG, fast=1), ids=numbered(WRONG))
 def test_a_wrong_answer_is_refused_with_the_case_and_its_hint(name, answer, message):
     with pytest.raises(AssertionError, match=f"^{name}, (?:{message})") as raised:
         check(name, answer)
