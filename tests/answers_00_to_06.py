@@ -408,7 +408,7 @@ def step_with(training=True, loss=masked_loss, sign=1, inside=True):
         with tf.GradientTape() as tape:
             value = loss(targets, model(inputs, training=training))
         variables = model.trainable_weights
-        gradients = [sign * gradient for gradient in tape.gradient(value, variables)]
+        gradients = [sign * tf.convert_to_tensor(g) for g in tape.gradient(value, variables)]
         optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return value
 

@@ -904,8 +904,12 @@ WRONG = [
     ("sampler", lambda *x: sample_by_loop(*x, top=lambda z, p: softmax_of(z)), "top-p"),
     ("sampler", top_p_then_heat, "temperature before top-p"),
     ("cached decoding", full_passes, "a prompt of 3: the model embedded"),
-    ("cached decoding", lambda *x: decode(*x, keep=False), "a prompt of 3"),
-    ("cached decoding", lambda *x: decode(*x, start=False), "a prompt of 3"),
-    ("cached decoding", lambda *x: decode(*x, mask=False), "a prompt of 3"),
-    ("cached decoding", lambda m, ids, n, choose: decode(m, ids, n, np.argmax), "another choice"),
+    ("cached decoding", lambda *x: decode(*x, keep=False), "a prompt of 3|the logits of each"),
+    ("cached decoding", lambda *x: decode(*x, start=False), "a prompt of 3|the logits of each"),
+    ("cached decoding", lambda *x: decode(*x, mask=False), "a prompt of 3|the logits of each"),
+    (
+        "cached decoding",
+        lambda m, ids, n, choose: decode(m, ids, n, np.argmax),
+        "another choice|the logits of each",
+    ),
 ]

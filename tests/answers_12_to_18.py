@@ -499,7 +499,7 @@ WRONG = [
     (
         "fill gaps",
         lambda ids, z, mask: np.where(ids == mask, z.argmax(-1), ids),
-        "edge case: the mask",
+        "one gap",
     ),
     ("fill gaps", lambda ids, z, mask: z[:, :mask].argmax(-1), "one gap"),
     ("fill gaps", lambda ids, z, mask: ids, "one gap"),

@@ -47,7 +47,8 @@ def test_every_exercise_accepts_the_solution_of_its_notebook(path, capsys):
             exec("".join(cell["source"]), names)
     printed = capsys.readouterr().out
     for name in re.findall(
-        r"check\(\"([^\"]+)\"", path.read_text(encoding="utf-8").replace('\\"', '"')
+        r"\b(?:check|use|find_bug)\(\"([^\"]+)\"",
+        path.read_text(encoding="utf-8").replace('\\"', '"'),
     ):
         assert f"{name}: all {len(EXERCISES[name].cases)} checks passed.\n" in printed
 

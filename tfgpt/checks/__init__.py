@@ -33,7 +33,7 @@ from tfgpt.checks import (  # noqa: F401  (each adds its exercises)
     notebook_19,
 )
 from tfgpt.checks.bugs import find_bug
-from tfgpt.checks.my_gpt import hint, keep_weights, load_trained, mine, tfgpt_version, use
+from tfgpt.checks.ladder import hint, keep_weights, load_trained, mine, tfgpt_version, use
 from tfgpt.checks.proofs import prove_equal
 from tfgpt.checks.record import progress
 from tfgpt.checks.registry import EXERCISES, Case, Exercise, check, compare

@@ -7,7 +7,7 @@ import numpy as np
 from tfgpt.checks.registry import WrongAnswerError
 from tfgpt.masks import causal_mask
 
-REFERENCES = {}  # (class, sizes) -> layer with known weights
+LAYERS = {}  # (class, sizes) -> layer with known weights, for all cases of a check
 
 
 def play_layer(reference, make, sizes, ask):
@@ -25,29 +25,26 @@ def play_layer(reference, make, sizes, ask):
     Raises:
         WrongAnswerError: if the weights have not the shapes of the reference's.
     """
-    expected = built_reference(reference, sizes, ask)
-    if make is reference:
-        return ask(expected)
-    layer = make(**sizes)
-    if ask(layer) is None:  # the first call makes the weights
+    layer = build_layer(make, sizes, ask)
+    if layer is None:
         return None
+    expected = build_layer(reference, sizes, ask)
     found, shapes = ([weight.shape for weight in x.weights] for x in (layer, expected))
     if found != shapes:
         raise WrongAnswerError(f"the weights have the shapes {found}, expected {shapes}.")
-    layer.set_weights(expected.get_weights())
     return ask(layer)
 
 
-def built_reference(reference, sizes, ask):
-    """Make tfgpt's layer once, with weights that are small and different in every place."""
-    key = reference, tuple(sizes.items())
-    if key not in REFERENCES:
-        layer = reference(**sizes)
-        ask(layer)
-        shapes = [weight.shape for weight in layer.weights]
-        layer.set_weights([known_weights(i, shape) for i, shape in enumerate(shapes)])
-        REFERENCES[key] = layer
-    return REFERENCES[key]
+def build_layer(make, sizes, ask):
+    """Make a layer once, with known weights; None as long as it returns None."""
+    key = make, tuple(sizes.items())
+    layer = LAYERS.get(key) or make(**sizes)
+    if key not in LAYERS:
+        if ask(layer) is None:  # the first call makes the weights
+            return None
+        layer.set_weights([known_weights(i, w.shape) for i, w in enumerate(layer.weights)])
+        LAYERS[key] = layer
+    return layer
 
 
 def known_weights(index, shape):

@@ -123,7 +123,7 @@ add_exercise(
         "MultiHeadAttention",
         difficulty=4,
         minutes=25,
-        know="`AttentionHead`, `split_heads` and `merge_heads`",
+        know="`AttentionHead`, `split_heads`, `merge_heads`",
         hints=(
             "No loop over heads: attention works on (B, H, T, K) as it is. Split the three "
             "projected arrays, attend once, merge, and project the result.",

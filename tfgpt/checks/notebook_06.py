@@ -134,7 +134,7 @@ add_exercise(
         "train_step",
         difficulty=3,
         minutes=15,
-        know="section 2, `tf.GradientTape`",
+        know="section 2",
         hints=(
             "Four lines. The tape must see the forward pass and the loss. The update stands "
             "outside of it.",

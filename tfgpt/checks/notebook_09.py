@@ -201,7 +201,7 @@ add_exercise(
         "MyGPT",
         difficulty=4,
         minutes=30,
-        know="`Block` and `LayerNorm` (05), the picture above",
+        know="your `Block`, `keras.layers.Embedding`, the picture above",
         hints=(
             "Two embedding tables are added; the blocks follow one after the other with one "
             "causal mask; a norm; then the product with the token table, turned.",

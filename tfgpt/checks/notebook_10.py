@@ -180,17 +180,27 @@ class CountingGPT(GPT):
 counting_gpt = cache(CountingGPT)
 
 
-def play_decoding(generate, prompt, count, choose=np.argmax):
-    """Let a loop write; raise if it embeds earlier tokens again."""
-    model = counting_gpt()
+def play_decoding(generate, part, prompt, count, pick=np.argmax):
+    """Let a loop write; raise if it embeds earlier tokens again.
+
+    Returns 0: the ids; 1: the logits that each choice was made from.
+    """
+    model, seen = counting_gpt(), []
     model.embedded = 0
+
+    def choose(logits):
+        seen.append(np.asarray(logits))
+        return pick(logits)
+
     written = generate(model, np.array(prompt), count, choose)
-    if written is not None and written is not Ellipsis and model.embedded > len(prompt) + count:
+    if written is None or written is Ellipsis:
+        return None
+    if model.embedded > len(prompt) + count:
         raise WrongAnswerError(
             f"the model embedded {model.embedded} tokens for a prompt of {len(prompt)} and {count} "
             "new tokens."
         )
-    return written
+    return seen if part == 1 else written
 
 
 add_exercise(
@@ -238,25 +248,30 @@ add_exercise(
     generate_with_cache,
     Case(
         "a prompt of 3",
-        ([1, 2, 3], 3),
+        (0, [1, 2, 3], 3),
         "First the prompt, then one token at a time. Its queries see the cache and, with "
         "causal_mask(T, S, offset), the prompt itself.",
     ),
-    Case("a longer text", ([5, 1, 4, 2], 5), "Keys and values of all earlier tokens stay."),
+    Case(
+        "the logits of each choice",
+        (1, [5, 1, 4, 2], 4),
+        "start is how many tokens came before; keys and values of all earlier tokens stay; and "
+        "in the prompt no token sees a later one.",
+    ),
     Case(
         "another choice",
-        ([1, 2, 3], 2, np.argmin),
+        (0, [1, 2, 3], 2, np.argmin),
         "choose decides: it gets the logits (V,) of the last position.",
     ),
-    Case("edge case: a prompt of one token", ([7], 3), "The first cache is empty."),
-    Case("edge case: nothing to write", ([7, 8], 0), "Then the prompt comes back."),
+    Case("edge case: a prompt of one token", (1, [7], 3), "The first cache is empty."),
+    Case("edge case: nothing to write", (0, [7, 8], 0), "Then the prompt comes back."),
     play=play_decoding,
-    tolerance=0.0,
+    tolerance=1e-4,
     build=Build(
         "generate_with_cache",
         difficulty=5,
         minutes=45,
-        know="section 4, `MultiHeadAttention` (04), `MyGPT` (09)",
+        know="`MultiHeadAttention` (04), `MyGPT` (09)",
         hints=(
             "For each block keep two arrays: keys and values, (1, H, C, K). A step embeds only "
             "the new tokens, with start = how many came before. In each block the new keys and "

@@ -3,10 +3,17 @@
 import contextlib
 import json
 import os
+import textwrap
 from pathlib import Path
 
 RECORD = "my_progress.json"
 STATES = "right", "wrong"  # what is not in the file is still empty
+# Colour is never the only sign: right is full, wrong has dashes, empty is a frame.
+STYLES = {
+    "right": {"color": "tab:blue"},
+    "wrong": {"facecolor": "none", "edgecolor": "tab:orange", "linestyle": "--", "linewidth": 2},
+    "empty": {"facecolor": "none", "edgecolor": "tab:gray"},
+}
 
 
 def write_beside(name, text):
@@ -62,54 +69,56 @@ def progress(save=None):
         save: path of an image to write, or None.
 
     Returns:
-        figure with one row per notebook; its `alt` says the same in words, and so does
-        the line that is printed.
+        figure with one row per notebook and one box per exercise; its `alt` says the same
+        in words, and so does what is printed.
 
     Raises:
         ValueError: if the ending of `save` is no format of an image.
     """
     from matplotlib import rcParams
+    from matplotlib.patches import Patch
 
     from tfgpt.checks.registry import EXERCISES
     from tfgpt.plotting.figures import add_title_and_save, check_save, new_figure
 
     check_save(save)
-    record = read_record()
-    numbers = sorted({exercise.notebook for exercise in EXERCISES.values()})
-    states = {number: [] for number in numbers}
+    record, rows = read_record(), {}
     for name, exercise in EXERCISES.items():
-        states[exercise.notebook].append(record.get(name, "empty"))
-    figure, ((axis,),) = new_figure(1, 1, (6, 1 + 0.26 * len(numbers)))
-    text_color = rcParams["text.color"]
-    # Colour is never the only sign: right is full, wrong is hatched, empty is a frame.
-    styles = {
-        "right": {"color": "tab:blue"},
-        "wrong": {"facecolor": "none", "edgecolor": "tab:orange", "hatch": "////"},
-        "empty": {"facecolor": "none", "edgecolor": "tab:gray"},
-    }
-    for state, style in styles.items():
-        places = [
-            (place, row)
-            for row, number in enumerate(numbers)
-            for place, found in enumerate(sorted(states[number], key=list(styles).index))
-            if found == state
-        ]
-        lefts, rows = zip(*places, strict=True) if places else ((), ())
-        axis.barh(rows, 0.86, 0.66, lefts, align="center", label=state, **style)
-    axis.set_yticks(range(len(numbers)), numbers)
-    axis.set(xlabel="exercises", ylabel="notebook", ylim=(len(numbers) - 0.4, -0.6))
+        rows.setdefault(exercise.notebook, {})[name] = record.get(name, "empty")
+    figure, ((axis,),) = new_figure(1, 1, (9.5, 1 + 0.36 * len(rows)))
+    for row, states in enumerate(rows.values()):
+        draw_boxes(axis, row, states)
+    axis.set_yticks(range(len(rows)), rows)
+    axis.tick_params(length=0)
+    axis.set(xticks=[], xlim=(-0.05, None), ylabel="notebook", ylim=(len(rows) - 0.4, -0.6))
     axis.set_facecolor(figure.get_facecolor())
-    axis.xaxis.get_major_locator().set_params(integer=True)
-    figure.legend(loc="outside upper right", ncols=3, labelcolor=text_color, frameon=False)
-    summary = summarize(states)
+    axis.spines[:].set_visible(False)
+    patches = [Patch(label=state, **style) for state, style in STYLES.items()]
+    options = {"labelcolor": rcParams["text.color"], "frameon": False}
+    figure.legend(handles=patches, loc="outside upper right", ncols=3, **options)
+    summary = summarize(rows)
     print(summary)
     return add_title_and_save(figure, None, save, summary)
 
 
-def summarize(states):
-    """Say in one sentence how many exercises of each notebook are right."""
-    every = [state for found in states.values() for state in found]
-    parts = [
-        f"{number}: {found.count('right')} of {len(found)}" for number, found in states.items()
-    ]
-    return f"{every.count('right')} of {len(every)} exercises are right ({', '.join(parts)})."
+def draw_boxes(axis, row, states):
+    """Draw one box for each exercise of a notebook, with its name in it."""
+    for place, (name, state) in enumerate(states.items()):
+        axis.barh(row, 0.95, 0.8, place, **STYLES[state])
+        label, color = (
+            textwrap.fill(name, 15, break_on_hyphens=False),
+            "white" if state == "right" else None,
+        )
+        axis.text(place + 0.475, row, label, ha="center", va="center", fontsize=6.5, color=color)
+
+
+def summarize(rows):
+    """Say how many exercises of each notebook are right, and which ones are wrong."""
+    every = {name: state for states in rows.values() for name, state in states.items()}
+    right = {number: list(states.values()).count("right") for number, states in rows.items()}
+    parts = [f"{number}: {right[number]} of {len(states)}" for number, states in rows.items()]
+    wrong = [name for name, state in every.items() if state == "wrong"]
+    return (
+        f"{sum(right.values())} of {len(every)} exercises are right ({', '.join(parts)}). "
+        f"Wrong: {', '.join(wrong) or 'none'}."
+    )

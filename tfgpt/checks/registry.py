@@ -39,7 +39,7 @@ class Build:
         part: str, the Python name of the part: "MultiHeadAttention".
         difficulty: int, 1 to 5.
         minutes: int, how long it takes.
-        know: str, what to know before.
+        know: str, what to know before, as the notebook says it.
         hints: two str, the idea and almost the line.
     """
 

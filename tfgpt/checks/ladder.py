@@ -49,7 +49,7 @@ def find_build(name):
 
 
 def hint(name, step=1):
-    """Print a hint for a part of the ladder.
+    """Print a hint for a part of the ladder; the first one begins with what it asks for.
 
     Args:
         name: str, "attention head" for example.
@@ -62,6 +62,8 @@ def hint(name, step=1):
     build = find_build(name).build
     if step not in (1, 2):
         raise ValueError(f"step must be 1 or 2, got {step!r}.")
+    if step == 1:
+        print(f"Difficulty {build.difficulty} of 5, {build.minutes} minutes. Know: {build.know}.")
     print(build.hints[step - 1])
 
 
@@ -134,11 +136,13 @@ def mine(*names):
 
 def keep(name, answer):
     """Write a part into `my_gpt.py` if it is right there too; say in one sentence what happened."""
-    part = find_build(name).build.part
+    _, problem = load_parts()
+    if problem:
+        return f"It is not kept: {problem} Mend the file or delete it."
     try:
-        source = source_of(answer, part)
+        source = source_of(answer, find_build(name).build.part)
         text, fault = render_with_helpers(name, source, function_of(answer).__globals__)
-    except (OSError, TypeError, SyntaxError):
+    except (OSError, TypeError, AttributeError, SyntaxError):
         return "It is not kept: its source cannot be read here."
     if fault:
         return f"It is not kept: {fault} Put all that it needs into the same cell."
@@ -147,25 +151,41 @@ def keep(name, answer):
 
 def render_with_helpers(name, source, names):
     """Render `my_gpt.py` with a part and the helpers that it needs: the text, a fault or None."""
+    added = set()
     while True:
         text = render_parts({**read_parts(), name: source})
         try:
             found = find_empty_case(name, run_parts(text)[find_build(name).build.part])
             return text, None if found is None else "it is empty there."
         except NameError as error:
-            helper = names.get(error.name)
-            if not (inspect.isfunction(helper) or inspect.isclass(helper)):
+            helper = definition_of(error.name, names.get(error.name))
+            if helper is None or error.name in added:
                 return text, describe(error)
-            source = f"{source_of(helper, helper.__name__)}\n\n{source}"
+            added.add(error.name)
+            source = f"{helper}\n\n{source}"
         except Exception as error:  # of the learner's code
             return text, describe(error)
 
 
+def definition_of(name, value):
+    """Write the lines that define a helper of another cell; None of a value."""
+    if inspect.ismodule(value):
+        return f"import {value.__name__} as {name}\n"
+    if not (inspect.isfunction(value) or inspect.isclass(value)):
+        return None
+    if value.__module__ == "__main__":
+        return source_of(value, name)
+    return f"from {value.__module__} import {value.__name__} as {name}\n"
+
+
 def function_of(answer):
     """Return a function, or one of a class: it knows where its source is."""
-    if inspect.isclass(answer):
-        return next(member for member in vars(answer).values() if inspect.isfunction(member))
-    return inspect.unwrap(answer)
+    if not inspect.isclass(answer):
+        return inspect.unwrap(answer)
+    functions = [member for member in vars(answer).values() if inspect.isfunction(member)]
+    if not functions:
+        raise TypeError(f"{answer.__name__} has no function of its own.")
+    return functions[0]
 
 
 def source_of(answer, part):
