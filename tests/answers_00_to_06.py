@@ -538,7 +538,12 @@ WRONG = [
     (
         "attention head",
         lambda head_dim: Head(head_dim + 1),
-        "self-attention: the weights have the sh",
+        "self-attention: weight 0 has the shape",
+    ),
+    (
+        "attention head",
+        lambda head_dim: keras.layers.Dense(head_dim),
+        "self-attention: there are 2",
     ),
     ("multi-head attention", changed(ManyHeads, masked=False), "no look into the future"),
     ("multi-head attention", changed(ManyHeads, scaled=False), "self-attention"),

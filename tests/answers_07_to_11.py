@@ -897,7 +897,7 @@ WRONG = [
     ("my gpt", changed(MyGPT, masked=False), "the logits"),
     ("my gpt", changed(MyGPT, positions=False), "the logits"),
     ("my gpt", changed(MyGPT, normed=False), "the logits"),
-    ("my gpt", changed(MyGPT, width=2), "the logits: the weights have the shapes"),
+    ("my gpt", changed(MyGPT, width=2), r"the logits: weight \d+ has the shape"),
     ("my gpt", EmbedsAtZero, "embed and logits"),
     ("sampler", lambda z, heat, p, point: int(np.argmax(z)), "further right"),
     ("sampler", lambda *x: sample_by_loop(*x, heat=np.multiply), "a high temperature"),

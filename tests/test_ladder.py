@@ -118,6 +118,21 @@ def test_parts_without_code_of_their_own_are_used_but_not_kept(cell, capsys):
     assert capsys.readouterr().out.count("It is not kept: its source cannot be read here.") == 2
 
 
+def test_a_helper_that_would_break_another_part_is_not_kept(cell, capsys):
+    code = ATTENTION.replace("softmax(scores,", "softmax(norm(scores),")
+    use_attention(cell, f"def norm(x):\n    return x\n\n{code}")
+    text = Path("my_gpt.py").read_text()
+    cell(
+        "def norm(x):\n    return 0 * x\n\n\n"
+        "class LayerNorm(keras.layers.LayerNormalization):\n"
+        "    def __init__(self, epsilon=1e-5):\n"
+        "        super().__init__(epsilon=epsilon)\n\n\n"
+        'checks.use("layer norm", LayerNorm)\n'
+    )
+    assert "attention of my_gpt.py would no longer pass" in capsys.readouterr().out
+    assert Path("my_gpt.py").read_text() == text
+
+
 def test_a_broken_file_is_not_written_over(cell, capsys):
     Path("my_gpt.py").write_text("def attention(:\n")
     use_attention(cell)

@@ -29,10 +29,18 @@ def play_layer(reference, make, sizes, ask):
     if layer is None:
         return None
     expected = build_layer(reference, sizes, ask)
-    found, shapes = ([weight.shape for weight in x.weights] for x in (layer, expected))
-    if found != shapes:
-        raise WrongAnswerError(f"the weights have the shapes {found}, expected {shapes}.")
+    check_shapes(layer.weights, expected.weights)
     return ask(layer)
+
+
+def check_shapes(weights, expected):
+    """Raise unless a layer has the weights of the reference, in the same order."""
+    if len(weights) != len(expected):
+        raise WrongAnswerError(f"there are {len(weights)} weights, expected {len(expected)}.")
+    for index, pair in enumerate(zip(weights, expected, strict=True)):
+        found, wanted = (tuple(weight.shape) for weight in pair)
+        if found != wanted:
+            raise WrongAnswerError(f"weight {index} has the shape {found}, expected {wanted}.")
 
 
 def build_layer(make, sizes, ask):

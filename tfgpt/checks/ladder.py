@@ -155,8 +155,9 @@ def render_with_helpers(name, source, names):
     while True:
         text = render_parts({**read_parts(), name: source})
         try:
-            found = find_empty_case(name, run_parts(text)[find_build(name).build.part])
-            return text, None if found is None else "it is empty there."
+            built = run_parts(text)
+            found = find_empty_case(name, built[find_build(name).build.part])
+            return text, find_broken(name, built) if found is None else "it is empty there."
         except NameError as error:
             helper = definition_of(error.name, names.get(error.name))
             if helper is None or error.name in added:
@@ -165,6 +166,16 @@ def render_with_helpers(name, source, names):
             source = f"{helper}\n\n{source}"
         except Exception as error:  # of the learner's code
             return text, describe(error)
+
+
+def find_broken(name, built):
+    """Say which other part no longer passes: a helper of the same name can break it."""
+    for other in read_parts().keys() - {name}:
+        part = find_build(other).build.part
+        fault = find_fault(other, built[part])
+        if fault:
+            return f"{part} of {PARTS_FILE} would no longer pass ({fault})."
+    return None
 
 
 def definition_of(name, value):
