@@ -4,12 +4,12 @@ from collections import Counter
 
 import answers_00_to_06
 import answers_07_to_11
-import answers_12_to_18
+import answers_12_to_19
 import pytest
 
 from tfgpt.checks import EXERCISES, check
 
-MODULES = answers_00_to_06, answers_07_to_11, answers_12_to_18
+MODULES = answers_00_to_06, answers_07_to_11, answers_12_to_19
 RIGHT = [answer for module in MODULES for answer in module.RIGHT]
 WRONG = [answer for module in MODULES for answer in module.WRONG]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from answers_07_to_11 import with_signature
-from answers_12_to_18 import remove_first, write_pieces_in_place
+from answers_12_to_19 import remove_first, write_pieces_in_place
 
 from tfgpt import checks
 from tfgpt.checks import EXERCISES, Case, Exercise, check, compare, prove_equal

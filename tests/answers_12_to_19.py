@@ -1,4 +1,4 @@
-"""Right answers in unusual styles, and wrong ones, to the exercises of notebooks 12 to 18."""
+"""Right answers in unusual styles, and wrong ones, to the exercises of notebooks 12 to 19."""
 
 import os
 import shutil
@@ -323,6 +323,52 @@ def budget(flops, A, alpha, B, beta, ratio=None, share=None):
     return np.log10([size, flops / 6 / size])
 
 
+def scales_by_loop(x, bits):
+    return [[max(map(abs, row)) / (2 ** (bits - 1) - 1) or 1.0] for row in x]
+
+
+def scales_by_range(x, bits, top=None, zeros=1.0, axis=1):
+    largest = np.maximum(x.max(axis, keepdims=True), -x.min(axis, keepdims=True))
+    scales = largest / ((1 << bits - 1) - 1 if top is None else top)
+    return np.where(largest > 0, scales, zeros)
+
+
+def product_by_einsum(x, q, scales, token_scales=None, kind="int64"):
+    token_scales = scales_by_range(x, 8) if token_scales is None else token_scales
+    with np.errstate(invalid="ignore", divide="ignore"):
+        p = np.rint(x / token_scales).astype(kind)
+    return np.einsum("tc,rc->tr", p, q.astype(kind)) * token_scales * np.ravel(scales)
+
+
+def product_by_floats(x, q, scales):
+    token_scales = np.array(scales_by_loop(x, 8))
+    return np.round(x / token_scales) @ q.T.astype(float) * (token_scales @ scales.T)
+
+
+def pack_by_loop(numbers, low_first=True, shift=4):
+    numbers = [int(number) & 15 for number in numbers] + [0] * (len(numbers) % 2)
+    pairs = zip(numbers[::2], numbers[1::2], strict=True)
+    return [a | b << shift if low_first else b | a << shift for a, b in pairs]
+
+
+def pack_by_weights(numbers):
+    padded = np.pad(numbers, (0, -len(numbers) % 2)).reshape(-1, 2)
+    return np.where(padded < 0, padded + 16, padded) @ [1, 16]
+
+
+def latency_by_loop(events):
+    first, last, count = None, None, 0
+    for seconds, line in events:
+        if line[:7] == "data: {":
+            first, last, count = seconds if first is None else first, seconds, count + 1
+    return first, (last - first) / (count - 1) if count > 1 else 0
+
+
+def latency_by_differences(events, prefix="data: {", nothing=0.0):
+    times = np.array([seconds for seconds, line in events if line.startswith(prefix)])
+    return times[0], np.diff(times).mean() if len(times) > 1 else nothing
+
+
 RIGHT = [
     ("head kernels", head_by_blocks),
     ("head kernels", head_by_columns),
@@ -410,6 +456,14 @@ RIGHT = [
     ),
     ("compute budget", budget),
     ("compute budget", budget_by_search),
+    ("row scales", scales_by_loop),
+    ("row scales", scales_by_range),
+    ("integer product", product_by_einsum),
+    ("integer product", product_by_floats),
+    ("two numbers in a byte", pack_by_loop),
+    ("two numbers in a byte", pack_by_weights),
+    ("latency", latency_by_loop),
+    ("latency", latency_by_differences),
 ]
 
 WRONG = [
@@ -544,4 +598,29 @@ WRONG = [
     ("compute budget", lambda *x: budget(*x, ratio=1.0), "data matter more"),
     ("compute budget", lambda *x: budget(*x, share=0.5), "edge case: another exponent"),
     ("compute budget", lambda *x: budget(*x)[::-1], "data matter more"),
+    ("row scales", lambda x, bits: x.max(1, keepdims=True) / (2 ** (bits - 1) - 1), "two rows"),
+    ("row scales", lambda x, bits: scales_by_range(x, bits, top=2 ** (bits - 1)), "two rows"),
+    (
+        "row scales",
+        lambda x, bits: scales_by_range(x, bits, zeros=0.0),
+        "edge case: a row of zeros",
+    ),
+    (
+        "row scales",
+        lambda x, bits: scales_by_range(x, bits, axis=0),
+        "two rows in 8 bits: the shape",
+    ),
+    ("integer product", lambda *x: product_by_einsum(*x, kind="int16"), "sums that do not fit"),
+    (
+        "integer product",
+        lambda x, q, s: product_by_einsum(x, q, s, abs(x).max() / 127),
+        "two tokens",
+    ),
+    ("integer product", lambda x, q, s: product_by_einsum(x, q, 0 * s + 1), "two tokens"),
+    ("two numbers in a byte", lambda n: pack_by_loop(n, low_first=False), "two numbers"),
+    ("two numbers in a byte", lambda n: pack_by_loop(n, shift=3), "two numbers"),
+    ("two numbers in a byte", lambda n: pack_by_loop(n[: len(n) // 2 * 2]), "edge case: an odd"),
+    ("latency", lambda events: latency_by_differences(events, "data: "), "other lines between"),
+    ("latency", lambda events: latency_by_differences(events, nothing=np.nan), "edge case: one"),
+    ("latency", lambda events: latency_by_differences(events)[::-1], "three tokens"),
 ]
