@@ -40,11 +40,25 @@ def test_the_bundled_texts_get_what_suits_them(corpus, kind):
 @pytest.mark.parametrize("size", [1, 7, 8, 9, 30])
 def test_each_held_out_token_is_scored_once_the_first_and_the_last_too(size):
     held_out = np.arange(100, 100 + size)
-    batches = list(demo.held_out_batches(np.array([5, 6, 7]), held_out, 8, 2))
+    settings = demo.DemoSettings(steps=1, context_length=8, batch_size=2)
+    batches = list(demo.held_out_batches(np.array([5, 6, 7]), held_out, settings))
     inputs, targets = (np.concatenate([np.ravel(b[i]) for b in batches]) for i in (0, 1))
     is_real = targets != 0
     np.testing.assert_array_equal(targets[is_real], held_out)
     np.testing.assert_array_equal(inputs[is_real], [7, *held_out[:-1]])
+
+
+def test_pieces_are_split_in_the_first_part_of_the_training_and_whole_in_the_rest():
+    tokenizer = BPETokenizer.train(WORDS * 50, 400)
+    ids = tokenizer.encode(WORDS * 50)
+    settings = demo.DemoSettings(steps=10, context_length=16, batch_size=64, split=0.3)
+    batches = demo.training_batches(tokenizer, ids, settings, 10, seed=0)
+    kinds = len(set(ids.tolist()))
+    found = [len(np.unique(inputs)) for inputs, _ in batches.take(10).as_numpy_iterator()]
+    assert min(found[:6]) > kinds >= max(found[6:])
+    # To go on with a training, the batches that would have come are needed.
+    late = next(batches.skip(5).as_numpy_iterator())
+    np.testing.assert_array_equal(late, list(batches.take(6).as_numpy_iterator())[5])
 
 
 def test_the_summary_turns_nats_per_token_into_nats_per_character():

@@ -19,12 +19,15 @@ from tfgpt.tasks.recipe import train_task
 from tfgpt.tokenizers import BPETokenizer, CharTokenizer
 from tfgpt.validation import check_choice, check_positive
 
-VOCAB_SIZE = 512  # byte pairs and special tokens
+TOKENIZERS = ("bpe", "char")
+VOCAB_SIZE = 1024  # byte pairs and special tokens
 # A shorter text has few pairs that are frequent.
 PAIRS_FROM = 100_000  # characters
 # A text with more is Chinese or the like: a character is a word or a part of one already.
 MANY_CHARACTERS = 1000
 SAMPLE_LENGTH = 500  # characters
+SPLIT_COPIES = 8  # of the training part, each split otherwise
+SPLIT_STEPS = 0.6  # of all steps; then the pieces are whole, as in every text that is read later
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class DemoSettings:
         d_model: int, D.
         num_heads: int, H.
         noise: float in [0, 1), see `random_batches`.
+        split: float in [0, 1), the share of byte pairs that are split at random in the first
+            part of the training; see `BPETokenizer.split_at_random`.
     """
 
     steps: int
@@ -48,10 +53,11 @@ class DemoSettings:
     d_model: int = 96
     num_heads: int = 4
     noise: float = 0.0
+    split: float = 0.0
 
 
 SETTINGS = {
-    "bpe": DemoSettings(steps=1800, noise=0.1),
+    "bpe": DemoSettings(steps=1800, noise=0.05, split=0.13),
     "char": DemoSettings(steps=1700),
     # Thousands of tokens make the last layer, and so each step, slower.
     "many": DemoSettings(steps=900, context_length=64),
@@ -82,27 +88,27 @@ def run_demo(
     """
     text = load_text(corpus)
     kind = choose_tokenizer(text) if tokenizer is None else tokenizer
-    check_choice("tokenizer", kind, ("bpe", "char"))
+    check_choice("tokenizer", kind, TOKENIZERS)
     settings = SETTINGS["many" if kind == "char" and has_many_characters(text) else kind]
     steps = check_positive("steps", settings.steps if steps is None else steps)
     check_length(text, settings.context_length)
     training_text, held_out_text = split_held_out(text)
-    pairs = kind == "bpe"
-    tokenizer = (
-        BPETokenizer.train(training_text, VOCAB_SIZE) if pairs else CharTokenizer.train(text)
+    learned = (
+        CharTokenizer.train(text)
+        if kind == "char"
+        else BPETokenizer.train(training_text, VOCAB_SIZE)
     )
-    training_ids, held_out_ids = tokenizer.encode(training_text), tokenizer.encode(held_out_text)
+    training_ids, held_out_ids = learned.encode(training_text), learned.encode(held_out_text)
     check_tokens(training_ids, settings.context_length)
-    sizes = settings.context_length, settings.batch_size
 
     tokens_per_character = len(held_out_ids) / len(held_out_text)
     print(
-        f"{len(text):,} characters, {len(set(text)):,} different ones; {tokenizer.vocab_size:,} "
+        f"{len(text):,} characters, {len(set(text)):,} different ones; {learned.vocab_size:,} "
         f"tokens, {1 / tokens_per_character:.2f} characters each ({kind})."
     )
     model, history = train_task(
         lambda: GPT(
-            tokenizer.vocab_size,
+            learned.vocab_size,
             settings.context_length,
             settings.num_layers,
             settings.d_model,
@@ -111,20 +117,19 @@ def run_demo(
         ),
         run_dir,
         steps,
-        random_batches(training_ids, *sizes, seed=seed, noise=settings.noise),
+        training_batches(learned, training_ids, settings, steps, seed),
         seed=seed,
         resume=resume,
-        facts={"corpus": str(corpus), "batch_size": settings.batch_size, "noise": settings.noise},
+        facts={"corpus": str(corpus), "batch_size": settings.batch_size},
         title="loss of the demo",
-        validation_data=held_out_batches(training_ids, held_out_ids, *sizes),
-        tokenizer=tokenizer,
+        validation_data=held_out_batches(training_ids, held_out_ids, settings),
+        tokenizer=learned,
         jit_compile=True,
     )
-    write_results(Path(run_dir), model, tokenizer, held_out_ids, tokens_per_character, seed)
+    folder = Path(run_dir)
+    write_results(folder, model, learned, held_out_ids, tokens_per_character, seed)
     print(summary(history, tokens_per_character))
-    print(
-        f"Everything is in {run_dir}: " + ", ".join(sorted(p.name for p in Path(run_dir).iterdir()))
-    )
+    print(f"Everything is in {folder}: " + ", ".join(sorted(p.name for p in folder.iterdir())))
     return history
 
 
@@ -158,15 +163,29 @@ def check_tokens(training_ids, context_length):
         )
 
 
-def held_out_batches(training_ids, held_out_ids, context_length, batch_size):
+def training_batches(tokenizer, training_ids, settings, steps, seed):
+    """Draw random windows; in the first steps of a text whose byte pairs are split at random."""
+    sizes = settings.context_length, settings.batch_size
+    whole = random_batches(training_ids, *sizes, seed, settings.noise)
+    if not settings.split:
+        return whole
+    copies = [
+        tokenizer.split_at_random(training_ids, settings.split, seed=[seed, copy])
+        for copy in range(SPLIT_COPIES)
+    ]
+    split = random_batches(np.concatenate(copies), *sizes, seed, settings.noise)
+    return split.take(round(SPLIT_STEPS * steps)).concatenate(whole)
+
+
+def held_out_batches(training_ids, held_out_ids, settings):
     """Cut a held-out text into windows that score each of its tokens once, the first one too.
 
     The first follows the last token of the training part. The last window is filled with
     padding, id 0, which does not count.
     """
     token_ids = np.concatenate([training_ids[-1:], held_out_ids])
-    filled = np.pad(token_ids, (0, -len(held_out_ids) % context_length))
-    return window_batches(filled, context_length, batch_size)
+    filled = np.pad(token_ids, (0, -len(held_out_ids) % settings.context_length))
+    return window_batches(filled, settings.context_length, settings.batch_size)
 
 
 def write_results(folder, model, tokenizer, held_out_ids, tokens_per_character, seed):
