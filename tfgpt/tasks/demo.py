@@ -57,7 +57,7 @@ class DemoSettings:
 
 
 SETTINGS = {
-    "bpe": DemoSettings(steps=1800, noise=0.05, split=0.13),
+    "bpe": DemoSettings(steps=1700, noise=0.05, split=0.13),
     "char": DemoSettings(steps=1700),
     # Thousands of tokens make the last layer, and so each step, slower.
     "many": DemoSettings(steps=900, context_length=64),
