@@ -19,17 +19,21 @@ def english(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "kind"),
+    ("text", "kind", "reason"),
     [
-        (WORDS * 2000, "bpe"),
-        (WORDS * 60, "char"),  # too short
-        ("".join(chr(0x4E00 + i) for i in range(1001)) * 200, "char"),
-        ("".join(chr(0x4E00 + i) for i in range(999)) * 200 + "\n", "bpe"),
+        (WORDS * 2000, "bpe", ""),
+        (WORDS * 60, "char", "Fewer than 100,000 characters"),
+        ("".join(chr(0x4E00 + i) for i in range(1001)) * 200, "char", "More than 1,000 different"),
+        ("".join(chr(0x4E00 + i) for i in range(999)) * 200 + "\n", "bpe", ""),
     ],
     ids=["english", "short", "chinese", "1,000 characters"],
 )
-def test_a_text_gets_byte_pairs_unless_it_is_short_or_has_many_characters(text, kind):
+def test_a_text_gets_byte_pairs_unless_it_is_short_or_has_many_characters(
+    text, kind, reason, capsys
+):
     assert demo.choose_tokenizer(text) == kind
+    said = capsys.readouterr().out
+    assert said.startswith(reason) and bool(said) == bool(reason)
 
 
 @pytest.mark.parametrize(("corpus", "kind"), [("shakespeare", "bpe"), ("chinese_poems", "char")])

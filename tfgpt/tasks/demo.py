@@ -134,8 +134,12 @@ def run_demo(
 
 
 def choose_tokenizer(text):
-    """Choose byte pairs, or characters for a text that is short or has many of them."""
-    if has_many_characters(text) or len(text) < PAIRS_FROM:
+    """Choose byte pairs, or characters for a text that is short or has many of them; say why."""
+    if has_many_characters(text):
+        print(f"More than {MANY_CHARACTERS:,} different characters: each of them is a token.")
+        return "char"
+    if len(text) < PAIRS_FROM:
+        print(f"Fewer than {PAIRS_FROM:,} characters are too few for byte pairs: each is a token.")
         return "char"
     return "bpe"
 
