@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test lab test-slow test-jax lint install
+.PHONY: demo test lab site test-slow test-jax lint install
 
 demo: $(INSTALLED)
 	$(BIN)/tfgpt demo
@@ -15,8 +15,12 @@ test: $(INSTALLED)
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab notebooks
 
-test-slow: $(addprefix $(VENV)/installed-,browser parity jax litert serve-tests)
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
+site: $(VENV)/installed-site
+	$(BIN)/python site/build.py build/site
+	@echo "Open build/site/index.html in a browser."
+
+test-slow: $(addprefix $(VENV)/installed-,browser parity jax litert onnx serve-tests site)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow --durations=60
 
 test-jax: $(VENV)/installed-jax
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist worksteal $(addprefix tests/test_,$(addsuffix .py, \

@@ -1,6 +1,7 @@
 """What all tests share: quiet logs, one seed, and a mark for TensorFlow's own features."""
 
 import os
+import shutil
 import signal
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -43,3 +44,22 @@ def seed():
 def rng():
     """NumPy's random numbers, the same in every run."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium, or the test is skipped."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="needs playwright: pip install 'tfgpt[browser]'"
+    )
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    with playwright.sync_playwright() as started:
+        arguments = ["--no-sandbox", "--headless", "--disable-gpu", "--no-first-run"]
+        arguments += ["--disable-background-networking", "--disable-component-update"]
+        arguments += ["--disable-sync"]
+        chromium = started.chromium.launch(executable_path=path, args=arguments)
+        yield chromium
+        chromium.close()

@@ -13,10 +13,12 @@ import pytest
 
 from tfgpt.serving.lite_file import Facts, read_lite_file, write_lite_file
 from tfgpt.serving.lite_model import LiteModel
+from tfgpt.serving.lite_program import choose_threads, count_processors
 from tfgpt.tokenizers import BPETokenizer, CharTokenizer
 
 ROOT = Path(__file__).parents[1]
 SIZES = {
+    "kind": "GPT",
     "vocab_size": 5,
     "context_length": 8,
     "room": 8,
@@ -154,7 +156,7 @@ def write(path, tokenizer=None, program=b"a program", arrays=None):
     "tokenizer", [CharTokenizer("abcd"), BPETokenizer.train("moon " * 9, 262), None]
 )
 def test_a_file_gives_back_what_it_was_given(tmp_path, tokenizer):
-    facts, found, arrays = read_lite_file(write(tmp_path / "a.tflite", tokenizer))
+    facts, found, arrays = read_lite_file(write(tmp_path / "a.tflite", tokenizer), "GPT")
     assert facts == Facts(**SIZES)
     assert np.array_equal(arrays["table"], np.ones((5, 2)))
     if tokenizer is None:
@@ -168,7 +170,7 @@ def test_a_table_inside_the_program_is_read_from_there(tmp_path):
     table = np.arange(10, dtype="float16").reshape(5, 2)
     facts = Facts(**{**SIZES, "table": ["<f2", 3]})
     write_lite_file(tmp_path / "a.tflite", b"abc" + table.tobytes(), facts, None, {})
-    assert np.array_equal(read_lite_file(tmp_path / "a.tflite")[2]["table"], table)
+    assert np.array_equal(read_lite_file(tmp_path / "a.tflite", "GPT")[2]["table"], table)
 
 
 def test_a_damaged_file_is_told_in_one_way(tmp_path):
@@ -185,9 +187,16 @@ def test_a_damaged_file_is_told_in_one_way(tmp_path):
     for name, content in damaged.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match="path must be a whole file of export_litert"):
-            read_lite_file(tmp_path / name)
+            read_lite_file(tmp_path / name, "GPT")
     with pytest.raises(FileNotFoundError, match="path must be a file of export_litert"):
-        read_lite_file(tmp_path / "missing")
+        read_lite_file(tmp_path / "missing", "GPT")
+
+
+def test_small_files_take_one_thread_and_large_ones_all_processors(tmp_path):
+    (tmp_path / "small").write_bytes(b"x" * 3_900_000)
+    (tmp_path / "large").write_bytes(b"x" * 4_100_000)
+    assert choose_threads(tmp_path / "small") == 1
+    assert choose_threads(tmp_path / "large") == count_processors() >= 1
 
 
 def test_a_file_of_another_version_is_told(tmp_path):

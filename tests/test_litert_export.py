@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tfgpt import GPT, LanguageModel, export_litert, generate
+from tfgpt import GPT, LanguageModel, Transformer, export_litert, generate
 from tfgpt.bundle import load_bundle
 from tfgpt.data import DATA_FOLDER
 from tfgpt.serving.lite_model import LiteModel
+from tfgpt.serving.onnx_export import export_onnx
 from tfgpt.serving.saved_model import export_saved_model
 from tfgpt.tasks.exporting import export_run
 from tfgpt.tokenizers import CharTokenizer
@@ -235,6 +236,39 @@ def test_a_run_is_exported_in_every_format_and_the_command_writes_with_the_file(
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == LiteModel.load(file).generate("In the", 4, temperature=0).strip()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["learned", "rotary", "untied"])
+def test_an_onnx_file_scores_texts_of_any_length_as_the_model(tmp_path, kind, rng):
+    pytest.importorskip("tf2onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = make_model(**KINDS[kind])
+    session = onnxruntime.InferenceSession(export_onnx(model, tmp_path / "a.onnx"))
+    for shape in ((1, 5), (3, 48)):
+        token_ids = rng.integers(1, 40, shape).astype("int32")
+        (logits,) = session.run(None, {session.get_inputs()[0].name: token_ids})
+        np.testing.assert_allclose(logits, np.array(model(token_ids)), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_an_onnx_file_of_a_translator_scores_targets_as_the_model(tmp_path, rng):
+    pytest.importorskip("tf2onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = Transformer(1, 8, 2, 16, 30, 40, max_length=12)
+    session = onnxruntime.InferenceSession(export_onnx(model, tmp_path / "a.onnx"))
+    inputs = {
+        "source": np.array([[5, 6, 7, 0]], "int32"),
+        "target": rng.integers(1, 40, (1, 9)).astype("int32"),
+    }
+    (logits,) = session.run(None, {f"inputs_{name}": x for name, x in inputs.items()})
+    np.testing.assert_allclose(logits, np.array(model(inputs)), atol=1e-5)
+
+
+def test_onnx_without_its_library_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"needs tf2onnx: pip install \"tfgpt\[onnx\]\""):
+        export_onnx(make_model(), tmp_path / "a.onnx")
 
 
 def test_options_that_a_format_does_not_know_are_told(tmp_path):

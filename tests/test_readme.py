@@ -42,3 +42,14 @@ def test_a_base_model_is_fine_tuned_with_few_weights(tmp_path, monkeypatch, caps
         "adapter.json",
         "adapter.safetensors",
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.requires_tensorflow
+def test_a_file_writes_without_tensorflow(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("ai_edge_litert")
+    base = tfgpt.LanguageModel.load(tfgpt.data.DATA_FOLDER / "checkpoints" / "base_en")
+    tfgpt.export_litert(base.model, base.tokenizer, tmp_path / "mine.tflite", "int8")
+    monkeypatch.chdir(tmp_path)
+    exec(example("One file without TensorFlow"), {"tfgpt": tfgpt})
+    assert capsys.readouterr().out.startswith("The ")

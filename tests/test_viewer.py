@@ -6,7 +6,6 @@ The browser tests need Chromium and `pip install playwright`; they are skipped w
 import base64
 import json
 import re
-import shutil
 import zlib
 from html.parser import HTMLParser
 from importlib import resources
@@ -246,31 +245,6 @@ def test_there_is_a_limit_of_weights(monkeypatch):
 
 
 # The page, in a browser ---------------------------------------------------------------------
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-ARGUMENTS = [
-    "--no-sandbox",
-    "--headless",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="needs playwright: pip install 'tfgpt[browser]'"
-    )
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip("needs Chromium: apt-get install chromium")
-    with playwright.sync_playwright() as running:
-        started = running.chromium.launch(executable_path=path, args=ARGUMENTS)
-        yield started
-        started.close()
 
 
 @pytest.fixture

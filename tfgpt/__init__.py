@@ -3,8 +3,8 @@
 Importing tfgpt needs keras, numpy and one Keras backend. Modules that need more
 (plotting: matplotlib; tokenizers: the `tokenizers` library) load it when used.
 
-Where Keras is not installed, or with TFGPT_LITE=1 in the environment, only LiteModel and
-the tokenizers are there: the import then takes less than half a second.
+Where Keras is not installed, or with TFGPT_LITE=1 in the environment, only LiteModel,
+LiteTranslator and the tokenizers are there: the import then takes less than half a second.
 """
 
 import importlib
@@ -14,7 +14,7 @@ import os
 from tfgpt import former_paths, tokenizers
 from tfgpt.tokenizers import BPETokenizer, CharTokenizer
 
-WITHOUT_KERAS = ("BPETokenizer", "CharTokenizer", "LiteModel", "tokenizers")
+WITHOUT_KERAS = ("BPETokenizer", "CharTokenizer", "LiteModel", "LiteTranslator", "tokenizers")
 HAS_KERAS = os.environ.get("TFGPT_LITE") != "1" and importlib.util.find_spec("keras") is not None
 
 if HAS_KERAS:
@@ -74,6 +74,7 @@ former_paths.install()
 LAZY = {
     "LanguageModel": "tfgpt.tasks.language_model",
     "LiteModel": "tfgpt.serving.lite_model",
+    "LiteTranslator": "tfgpt.serving.lite_translator",
     "Translator": "tfgpt.tasks.translator",
     "checks": "tfgpt.checks",
     "model_parallel": "tfgpt.model_parallel",
@@ -121,6 +122,7 @@ __all__ = [
     "GPT",
     "LanguageModel",
     "LiteModel",
+    "LiteTranslator",
     "MaskedAccuracy",
     "MaskedLoss",
     "MultiHeadAttention",

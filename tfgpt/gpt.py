@@ -303,8 +303,7 @@ class GPT(keras.Model):
     def export(self, filepath, *args, input_signature=None, **kwargs):
         """Export for serving, by default for ids of any batch size and length.
 
-        For ONNX choose another activation than "gelu", such as gelu_tanh: tf2onnx does not
-        know the exact one.
+        For ONNX take `tfgpt.serving.onnx_export`: tf2onnx does not know the exact GELU.
         """
         default = [keras.InputSpec(shape=(None, None), dtype="int32")]
         super().export(filepath, *args, input_signature=input_signature or default, **kwargs)

@@ -171,9 +171,11 @@ def make_parser():
     translate.add_argument(
         "--checkpoint",
         default="verses_en-es",
-        help="verses_en-es, verses_kjv-modern, or the folder of a translator",
+        help="verses_en-es, verses_kjv-modern, the folder of a translator or a file of export",
     )
-    translate.add_argument("--beam", type=int, default=4, help="beam size; 1: greedy")
+    translate.add_argument(
+        "--beam", type=int, help="beam size (4); 1: greedy, the only one of a file"
+    )
     translate.add_argument("--attention", help="write the attention weights to this .html file")
     translate.set_defaults(run=run_translate)
 
@@ -304,18 +306,34 @@ def run_translate(options):
         raise ValueError("translate needs either a text or --file.")
     if options.file is not None and options.attention:
         raise ValueError("--attention needs one text, not --file.")
-    from tfgpt.tasks.translator import Translator
+    if os.path.isfile(options.checkpoint):
+        translator, settings = load_lite_translator(options), {}
+    else:
+        from tfgpt.tasks.translator import Translator
 
-    translator = Translator.load(options.checkpoint)
+        translator = Translator.load(options.checkpoint)
+        settings = {"beam_size": 4 if options.beam is None else options.beam}
     if options.file is not None:
         for text in read_lines(options.file):
-            print(translator.translate(text, beam_size=options.beam), flush=True)
+            print(translator.translate(text, **settings), flush=True)
         return
-    print(translator.translate(options.text, beam_size=options.beam))
+    print(translator.translate(options.text, **settings))
     if options.attention:
-        alignment = translator.align(options.text, beam_size=options.beam)
+        alignment = translator.align(options.text, **settings)
         alignment.view(options.text, save=options.attention)
         print(f"The attention weights are in {options.attention}: open it in a browser.")
+
+
+def load_lite_translator(options):
+    """Read a translator from a file of `tfgpt export`; raise for what such a file cannot do."""
+    if options.beam not in (None, 1):
+        raise ValueError(f"--beam must be 1 for a file of export, got {options.beam}.")
+    if options.attention:
+        raise ValueError("--attention needs the folder of a translator, not a file of export.")
+    os.environ["TFGPT_LITE"] = "1"  # `import tfgpt` loads no Keras then
+    from tfgpt.serving.lite_translator import LiteTranslator
+
+    return LiteTranslator.load(options.checkpoint)
 
 
 def run_pretrain_base(options):

@@ -53,7 +53,9 @@ def add_commands(commands):
     export = commands.add_parser("export", help="write a trained model as one file or folder")
     export.add_argument("folder", help="what --out of train was, or OUT/best")
     export.add_argument("--out", required=True, help="file or folder to write")
-    export.add_argument("--format", default="bundle", help="bundle, keras, litert or savedmodel")
+    export.add_argument(
+        "--format", default="bundle", help="bundle, keras, litert, onnx or savedmodel"
+    )
     export.add_argument("--quantize", help="of litert: float16, or int8, the fastest")
     export.add_argument("--room", type=int, help="of litert: tokens of a text; fewer are faster")
     export.add_argument("--batch-size", type=int, default=1, help="texts at once, of litert")

@@ -245,6 +245,35 @@ def encode_source(text, tokenizer):
     return np.append(tokenizer.encode(f" {text}"), np.int32(tokenizer.end_id))
 
 
+def read_source(text, tokenizer, max_length, name):
+    """Return the ids of a text that is to be translated.
+
+    Args:
+        text: str; line ends and runs of spaces count as one space.
+        tokenizer: BPETokenizer.
+        max_length: int, the most ids that the model reads.
+        name: str, what an error calls the text.
+
+    Returns:
+        int32 array (S,), the end token last.
+
+    Raises:
+        TypeError: if the text is no str.
+        ValueError: if it is empty or too long.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"{name} must be a str, got {type(text).__name__}.")
+    if not text.strip():
+        raise ValueError(f"{name} must not be empty, got {text!r}.")
+    token_ids = encode_source(" ".join(text.split()), tokenizer)
+    if len(token_ids) > max_length:
+        raise ValueError(
+            f"{name} must have at most {max_length - 1} tokens, got {len(token_ids) - 1}: "
+            f"{text[:30]!r}... Translate it sentence by sentence."
+        )
+    return token_ids
+
+
 def encode_target(text, tokenizer):
     """Return the ids between a start and an end token: int32 (T + 1,)."""
     return np.insert(encode_source(text, tokenizer), 0, tokenizer.start_id)

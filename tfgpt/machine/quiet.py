@@ -1,6 +1,7 @@
 """TensorFlow's start without its log: lines about drivers, oneDNN and processors."""
 
 import contextlib
+import logging
 import os
 import re
 import sys
@@ -9,7 +10,7 @@ import tempfile
 # How the lines of TensorFlow's and Abseil's logs begin, and the one line that goes on below.
 LOG_LINE = re.compile(
     rb"WARNING: All log messages before absl|[IWE]\d{4} [\d:.]+ |To enable the following instr"
-    rb"|\d{4}-\d\d-\d\d [\d:.]+: [IWE] "
+    rb"|\d{4}-\d\d-\d\d [\d:.]+: [IWE] |INFO: Created TensorFlow Lite "
 )
 
 
@@ -48,3 +49,15 @@ def quiet_start():
             for line in file:
                 if failed or not LOG_LINE.match(line):
                     os.write(2, line)
+
+
+@contextlib.contextmanager
+def quiet_save():
+    """Hide what TensorFlow's Python log says when a model is saved, but no warning or error."""
+    log = logging.getLogger("tensorflow")
+    level = log.level
+    log.setLevel(max(log.getEffectiveLevel(), logging.WARNING))
+    try:
+        yield
+    finally:
+        log.setLevel(level)

@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from tfgpt.tokenizers import load_tokenizer
-from tfgpt.validation import check_positive
+from tfgpt.validation import check_choice, check_positive
 
 VERSION = 1
+LOADERS = {"GPT": "LiteModel", "Transformer": "LiteTranslator"}
 FACTS, TOKENIZER, ARRAYS = "facts.json", "tokenizer.json", "arrays.npz"
 
 
@@ -27,11 +28,12 @@ class Facts:
     """What must be known to run the program of a file.
 
     Args:
-        vocab_size: int, V.
-        context_length: int, what the model was made for.
+        kind: "GPT" or "Transformer", the class of the model.
+        vocab_size: int, V; of a translator, of the target.
+        context_length: int, what the model was made for; of a translator, its max_length.
         room: int, R, how many tokens the caches hold; at most context_length.
         batch_size: int, B, rows that are written at once.
-        chunk: int, T, tokens of a prompt that are read at once.
+        chunk: int, T, tokens of a prompt or source that are read at once.
         d_model: int, D.
         num_layers: int, L.
         pad_id: int or None, never written.
@@ -41,6 +43,7 @@ class Facts:
             if it is one of the arrays.
     """
 
+    kind: str
     vocab_size: int
     context_length: int
     room: int
@@ -56,6 +59,7 @@ class Facts:
     def __post_init__(self):
         for name in ("vocab_size", "context_length", "room", "batch_size", "chunk", "d_model"):
             check_positive(name, getattr(self, name))
+        check_choice("kind", self.kind, tuple(LOADERS))
 
 
 def write_lite_file(path, program, facts, tokenizer, arrays):
@@ -83,18 +87,19 @@ def write_lite_file(path, program, facts, tokenizer, arrays):
             archive.writestr(TOKENIZER, saved(tokenizer))
 
 
-def read_lite_file(path):
+def read_lite_file(path, kind):
     """Read what `write_lite_file` wrote, and check all of it.
 
     Args:
         path: file to read.
+        kind: "GPT" or "Transformer", the only class that is accepted.
 
     Returns:
         Facts, the tokenizer or None, and the dict of arrays; with "table" among them.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is truncated, altered, foreign or of another version.
+        ValueError: if the file is truncated, altered, foreign, of another version or kind.
     """
     path = Path(path)
     if not path.is_file():
@@ -108,7 +113,7 @@ def read_lite_file(path):
             facts = Facts(**content["facts"])
             arrays = dict(np.load(io.BytesIO(files[ARRAYS]), allow_pickle=False))
             tokenizer = loaded(files[TOKENIZER]) if TOKENIZER in files else None
-            return facts, tokenizer, {**look_up_table(path, facts), **arrays}
+            arrays |= look_up_table(path, facts)
     except ImportError:  # the library of the tokenizer
         raise
     except Exception as error:  # anything may stand in a damaged file
@@ -116,10 +121,17 @@ def read_lite_file(path):
             f"path must be a whole file of export_litert, got {str(path)!r}, which is truncated, "
             f"altered or of another kind ({type(error).__name__}): export it again."
         ) from error
-    raise ValueError(
-        f"path must be a file of version {VERSION}, got {str(path)!r} of version "
-        f"{content['version']!r}: export the model again with this version of tfgpt."
-    )
+    if content["version"] != VERSION:
+        raise ValueError(
+            f"path must be a file of version {VERSION}, got {str(path)!r} of version "
+            f"{content['version']!r}: export the model again with this version of tfgpt."
+        )
+    if facts.kind != kind:
+        raise ValueError(
+            f"path must be a file of a {kind}, got {str(path)!r} of a {facts.kind}: load it with "
+            f"{LOADERS[facts.kind]}."
+        )
+    return facts, tokenizer, arrays
 
 
 def check_program(path, expected):

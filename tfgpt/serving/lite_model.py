@@ -1,7 +1,6 @@
 """LiteModel: text from one file, without TensorFlow and Keras."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from tfgpt.generation.prompts import (
 from tfgpt.generation.settings import NO_TOKEN
 from tfgpt.generation.text_model import TextModel, batches
 from tfgpt.serving.lite_file import read_lite_file
-from tfgpt.serving.lite_program import LiteProgram, count_processors
+from tfgpt.serving.lite_program import LiteProgram
 from tfgpt.serving.lite_sampling import Sampling, choose_token
 from tfgpt.validation import check_integer, check_positive
 
@@ -54,7 +53,7 @@ class LiteModel(TextModel):
 
         Args:
             path: file to read.
-            num_threads: int >= 1; None: one per processor.
+            num_threads: int >= 1; None: one per processor, or one for a file below 4 MB.
 
         Returns:
             LiteModel.
@@ -62,13 +61,11 @@ class LiteModel(TextModel):
         Raises:
             FileNotFoundError: if there is no such file.
             ImportError: if ai-edge-litert, or tokenizers for byte pairs, is not installed.
-            ValueError: if the file is truncated, altered, foreign or of another version.
+            ValueError: if the file is truncated, altered, foreign, of another version or of a
+                translator.
         """
-        if num_threads is not None:
-            check_positive("num_threads", num_threads)
-        facts, tokenizer, arrays = read_lite_file(Path(path))
-        program = LiteProgram(path, facts, arrays, num_threads or count_processors())
-        return cls(program, tokenizer)
+        facts, tokenizer, arrays = read_lite_file(path, "GPT")
+        return cls(LiteProgram(path, facts, arrays, num_threads), tokenizer)
 
     def generate_ids(self, prompt_ids, max_new_tokens, *, num_samples=1, **settings):
         """Continue prompts with tokens drawn from the model.

@@ -9,39 +9,46 @@ V vocabulary.
 
 import os
 import threading
+from pathlib import Path
 
 import numpy as np
 
+from tfgpt.machine.quiet import quiet_start
+from tfgpt.validation import check_positive
+
 MASKED_SCORE = -1e9  # as in tfgpt.masks, which needs Keras
+SMALL_FILE = 4e6  # bytes
 
 
-class LiteProgram:
-    """Read texts with a LiteRT program.
+class Program:
+    """What the programs of all files share: an interpreter, and views of its memory.
 
     Args:
         path: file of `export_litert`.
         facts: Facts of the file.
         arrays: dict of numpy arrays: table (V, D), table_scales (V, 1) if the table is int8,
-            positions (R, D) unless they are rotary.
-        num_threads: int >= 1.
+            positions (R, D) unless they are rotary, scale () if embeddings have one.
+        num_threads: int >= 1; None: see `choose_threads`.
 
     Raises:
         ImportError: if ai-edge-litert is not installed.
+        ValueError: if num_threads is outside its range.
     """
 
-    def __init__(self, path, facts, arrays, num_threads):
+    def __init__(self, path, facts, arrays, num_threads=None):
         self.facts = facts
         self.arrays = arrays
-        self.interpreter = load_interpreter()(model_path=str(path), num_threads=num_threads)
-        self.interpreter.allocate_tensors()
+        threads = choose_threads(path) if num_threads is None else num_threads
+        check_positive("num_threads", threads)
+        with quiet_start():
+            self.interpreter = load_interpreter()(model_path=str(path), num_threads=threads)
+            self.interpreter.allocate_tensors()
         decode = self.interpreter.get_signature_runner("decode")
         self.inputs = self.views(decode.get_input_details())
         self.outputs = self.views(decode.get_output_details())
         self.caches = [name for name in self.inputs if name.startswith("cache")]
         for name in self.caches:
             self.inputs[name]().fill(0)
-        self.texts = None
-        self.read = np.zeros(facts.batch_size, dtype=int)
         self.lock = threading.Lock()
 
     def views(self, details):
@@ -50,6 +57,22 @@ class LiteProgram:
         A view must be gone when the program runs, so none is kept.
         """
         return {name: self.interpreter.tensor(detail["index"]) for name, detail in details.items()}
+
+    def decode(self, **inputs):
+        """Run the program on one token per row: logits (B, V); new_cache_... hold the rest."""
+        for name, value in inputs.items():
+            self.inputs[name]()[:] = value
+        self.interpreter.invoke()
+        return self.outputs["logits"]().copy()
+
+
+class LiteProgram(Program):
+    """Read texts with the program of a GPT; see `Program`."""
+
+    def __init__(self, path, facts, arrays, num_threads=None):
+        super().__init__(path, facts, arrays, num_threads)
+        self.texts = None
+        self.read = np.zeros(facts.batch_size, dtype=int)
 
     def next_logits(self, texts):
         """Read what is new in some texts and score the tokens that may follow.
@@ -95,15 +118,13 @@ class LiteProgram:
         token_ids[: len(windows), 0] = [window[-1] for window in windows]
         starts = self.read.copy()
         starts[: len(windows)] = [len(window) - 1 for window in windows]
-        for name, value in self.embed(token_ids, starts).items():
-            self.inputs[name]()[:] = value
-        self.interpreter.invoke()
+        logits = self.decode(**self.embed(token_ids, starts))
         for name in self.caches:
             cache, new = self.inputs[name](), self.outputs[f"new_{name}"]()
             for row, start in enumerate(starts):
                 cache[row, :, start] = new[row, :, 0]
         self.read[: len(windows)] = starts[: len(windows)] + 1
-        return self.outputs["logits"]()[: len(windows)].copy()
+        return logits[: len(windows)]
 
     def embed(self, token_ids, starts):
         """Make the inputs of the program that depend on tokens and places.
@@ -117,12 +138,7 @@ class LiteProgram:
             scores, and, if the program wants it, position int32 (B, 1).
         """
         length, room = token_ids.shape[1], self.facts.room
-        x = self.arrays["table"][token_ids].astype("float32")  # (B, T) -> (B, T, D)
-        if "table_scales" in self.arrays:
-            x *= self.arrays["table_scales"][token_ids]
-        if "positions" in self.arrays:
-            places = starts[:, None] + np.arange(length)
-            x += self.arrays["positions"][np.minimum(places, room - 1)]
+        x = look_up(self.arrays, token_ids, starts)
         bias = np.zeros((len(starts), 1, length, room + length), dtype="float32")
         bias[..., :room] = np.where(np.arange(room) < starts[:, None, None, None], 0, MASKED_SCORE)
         bias[..., room:] = np.where(np.tri(length, dtype=bool), 0, MASKED_SCORE)
@@ -132,13 +148,47 @@ class LiteProgram:
         return inputs
 
 
+def look_up(arrays, token_ids, starts):
+    """Embed tokens with their positions, as a PositionalEmbedding does.
+
+    Args:
+        arrays: dict as for `Program`.
+        token_ids: int array (B, T).
+        starts: int array (B,), the place of the first token of each row.
+
+    Returns:
+        float32 array (B, T, D).
+    """
+    x = arrays["table"][token_ids].astype("float32")  # (B, T) -> (B, T, D)
+    if "table_scales" in arrays:
+        x *= arrays["table_scales"][token_ids]
+    if "scale" in arrays:
+        x *= arrays["scale"]
+    if "positions" in arrays:
+        places = starts[:, None] + np.arange(token_ids.shape[1])
+        # What pads a chunk may stand behind the last place.
+        x += arrays["positions"][np.minimum(places, len(arrays["positions"]) - 1)]
+    return x
+
+
 def load_interpreter():
     """Return the class that runs programs; say what to install if it is missing."""
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
-        raise ImportError('LiteModel needs ai-edge-litert: pip install "tfgpt[litert]".') from error
+        raise ImportError(
+            'exported files need ai-edge-litert: pip install "tfgpt[litert]".'
+        ) from error
     return Interpreter
+
+
+def choose_threads(path):
+    """Take a thread per processor for a large file, and one for a small one.
+
+    Threads wait for each other after each operation. With 3 MB of weights that takes as long
+    as a second thread saves.
+    """
+    return 1 if Path(path).stat().st_size < SMALL_FILE else count_processors()
 
 
 def count_processors():

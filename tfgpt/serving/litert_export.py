@@ -1,9 +1,8 @@
-"""Export a GPT as one file for `LiteModel`: a LiteRT program with its tokenizer.
+"""Export a GPT or a translator as one file: a LiteRT program with its tokenizer.
 
-Two programs share the weights: "prefill" reads a chunk of a prompt, "decode" one token. Both
-get the caches as inputs and return the new keys and values only, so that nothing is copied.
-Embeddings are looked up outside, in the table that is also the output kernel: it is in the
-file once. What is left has one kind of device code for everything (XNNPACK, on CPUs).
+`LiteModel` and `LiteTranslator` run it. Embeddings are looked up outside of the program, in
+the table that is also the output kernel: it is in the file once. What is left has one kind
+of device code for everything (XNNPACK, on CPUs).
 """
 
 import gc
@@ -13,13 +12,15 @@ from pathlib import Path
 import numpy as np
 from keras import ops
 
-from tfgpt.attention import attention_scores, weighted_sum
 from tfgpt.bundle import check_vocabulary, replaced_file
 from tfgpt.gpt import GPT
-from tfgpt.machine.quiet import quiet_start
+from tfgpt.machine.quiet import quiet_save, quiet_start
 from tfgpt.precision import cast_model
 from tfgpt.serving.lite_file import Facts, write_lite_file
 from tfgpt.serving.lite_program import load_interpreter
+from tfgpt.serving.litert_graphs import gpt_programs, translator_programs
+from tfgpt.tokenizers import BPETokenizer
+from tfgpt.transformer import Transformer
 from tfgpt.validation import check_choice, check_positive
 
 QUANTIZE = (None, "float16", "int8")
@@ -27,23 +28,26 @@ CHUNK = 32  # tokens of a prompt that are read at once
 
 
 def export_litert(model, tokenizer, path, quantize=None, room=None, batch_size=1):
-    """Write a GPT and its tokenizer into one file that needs no TensorFlow to run.
+    """Write a model and its tokenizer into one file that needs no TensorFlow to run.
 
     Args:
-        model: GPT, of any float dtype; LoRA's matrices are added to the kernels.
-        tokenizer: CharTokenizer or BPETokenizer of the model, or None.
+        model: GPT, for `LiteModel`, or Transformer, for `LiteTranslator`, of any float dtype;
+            LoRA's matrices are added to the kernels.
+        tokenizer: CharTokenizer or BPETokenizer of the model; None for a GPT that continues
+            ids only.
         path: file to write, best with the ending .tflite.
         quantize: None: float32; "float16": half the size; "int8": a quarter, faster, one scale
             per row of the weights, activations are quantized while the program runs.
-        room: int in [2, context_length], how many tokens a text may have; a smaller one is
-            faster. None: context_length, where longer texts slide through the window.
-        batch_size: int >= 1, texts that are written at once; more are written in turn.
+        room: int >= 2, how many tokens a text may have, at most the context_length of a GPT or
+            the max_length of a Transformer; a smaller one is faster. None: all, and longer
+            texts of a GPT slide through the window.
+        batch_size: int >= 1, texts of a GPT that are written at once; more are written in turn.
 
     Returns:
         Path, the file.
 
     Raises:
-        TypeError: if the model is no GPT.
+        TypeError: if the model is no GPT or Transformer, or a Transformer has no BPETokenizer.
         ValueError: if an argument is outside its range, the model is quantized already, or
             the tokenizer does not fit.
 
@@ -54,41 +58,121 @@ def export_litert(model, tokenizer, path, quantize=None, room=None, batch_size=1
         >>> path.stat().st_size < 100_000
         True
     """
-    if not isinstance(model, GPT):
-        raise TypeError(f"model must be a GPT, got {type(model).__name__}.")
+    with tempfile.TemporaryDirectory() as folder:
+        parts = save_parts(folder, model, tokenizer, quantize, room, batch_size)
+        return join_parts(folder, parts, path)
+
+
+def save_parts(folder, model, tokenizer, quantize=None, room=None, batch_size=1):
+    """Do the first half of `export_litert`, after which the model is not needed.
+
+    Args:
+        folder: path, empty, where the programs wait as a SavedModel.
+        model, tokenizer, quantize, room, batch_size: as for `export_litert`.
+
+    Returns:
+        what `join_parts` takes.
+    """
     check_choice("quantize", quantize, QUANTIZE)
     check_positive("batch_size", batch_size)
-    room = check_room(room, model.context_length)
+    if isinstance(model, Transformer):
+        check_translator(tokenizer, batch_size)
+    elif not isinstance(model, GPT):
+        raise TypeError(f"model must be a GPT or Transformer, got {type(model).__name__}.")
+    room = check_room(room, model)
     if tokenizer is not None:
         check_vocabulary(model, tokenizer)
     load_interpreter()  # so that it is not missing after the long part
     model = in_float32(model)
-    embedding = model.embedding
-    arrays = {"table": ops.convert_to_numpy(embedding.embeddings)}
-    if embedding.positions is not None:
-        arrays["positions"] = ops.convert_to_numpy(embedding.position_table)[:room]
+    describe = describe_gpt if isinstance(model, GPT) else describe_translator
+    programs, arrays, facts = describe(model, room, batch_size)
+    save_programs(folder, model, programs)
+    facts |= {"room": room, "batch_size": batch_size, "quantize": quantize}
+    return list(programs), arrays, facts, tokenizer
+
+
+def join_parts(folder, parts, path):
+    """Do the second half of `export_litert`: what `save_parts` wrote and returned -> Path."""
+    names, arrays, facts, tokenizer = parts
+    gc.collect()  # converting takes several times the memory of the weights
+    program = convert(folder, names, facts["quantize"])
+    table, arrays = place_table(program, arrays, facts["quantize"])
+    with replaced_file(Path(path)) as beside:
+        write_lite_file(beside, program, Facts(**facts, table=table), tokenizer, arrays)
+    return Path(path)
+
+
+def describe_gpt(model, room, batch_size):
+    """Return the programs of a GPT, the arrays that are looked up outside, and facts."""
     chunk = min(CHUNK, room)
     facts = {
+        "kind": "GPT",
         "vocab_size": model.vocab_size,
         "context_length": model.context_length,
-        "room": room,
-        "batch_size": batch_size,
         "chunk": chunk,
         "d_model": model.d_model,
         "num_layers": model.num_layers,
         "pad_id": model.pad_id,
         "rotary": model.positions == "rotary",
-        "quantize": quantize,
     }
-    with tempfile.TemporaryDirectory() as folder:
-        save_programs(folder, model, batch_size, room, chunk)
-        del model, embedding
-        gc.collect()  # converting takes several times the memory of the weights
-        program = convert(folder, quantize)
-    table, arrays = place_table(program, arrays, quantize)
-    with replaced_file(Path(path)) as beside:
-        write_lite_file(beside, program, Facts(**facts, table=table), tokenizer, arrays)
-    return Path(path)
+    arrays = tables_of(model.embedding, room)
+    return gpt_programs(model, batch_size, room, chunk), arrays, facts
+
+
+def describe_translator(model, room, batch_size):
+    """Return the programs of a Transformer, the arrays that are looked up outside, and facts."""
+    facts = {
+        "kind": "Transformer",
+        "vocab_size": model.target_vocab_size,
+        "context_length": model.stack_settings["max_length"],
+        "chunk": room,
+        "d_model": model.decoder.d_model,
+        "num_layers": model.decoder.num_layers,
+        "pad_id": model.pad_id,
+        "rotary": False,
+    }
+    arrays = tables_of(model.decoder.embedding, room)
+    if not model.tie_embeddings:
+        arrays |= {f"source_{k}": x for k, x in tables_of(model.encoder.embedding, room).items()}
+    return translator_programs(model, room), arrays, facts
+
+
+def tables_of(embedding, room):
+    """Return what a PositionalEmbedding looks up: its table (V, D), positions (R, D), scale."""
+    arrays = {"table": ops.convert_to_numpy(embedding.embeddings)}
+    if embedding.positions is not None:
+        arrays["positions"] = ops.convert_to_numpy(embedding.position_table)[:room]
+    if embedding.scale:
+        arrays["scale"] = np.float32(embedding.d_model**0.5)
+    return arrays
+
+
+def check_translator(tokenizer, batch_size):
+    """Raise unless a translator can be exported so."""
+    if not isinstance(tokenizer, BPETokenizer):
+        raise TypeError(
+            "tokenizer must be a BPETokenizer to export a Transformer, got "
+            f"{type(tokenizer).__name__}."
+        )
+    if batch_size != 1:
+        raise ValueError(f"batch_size must be 1 to export a Transformer, got {batch_size}.")
+
+
+def check_room(room, model):
+    """Return how many tokens the caches hold."""
+    if isinstance(model, GPT):
+        name, longest = "context_length", model.context_length
+    else:
+        name, longest = "max_length", model.stack_settings["max_length"]
+    if room is None:
+        return longest
+    check_positive("room", room)
+    if not 2 <= room <= longest:
+        raise ValueError(
+            f"room must be in [2, {name}={longest}], got {room}: it holds the prompt and all "
+            "new tokens."
+        )
+    return int(room)
 
 
 def in_float32(model):
@@ -99,126 +183,44 @@ def in_float32(model):
     return cast_model(model, "float32") if has_lora or dtypes != {"float32"} else model
 
 
-def check_room(room, context_length):
-    """Return how many tokens the caches hold."""
-    if room is None:
-        return context_length
-    check_positive("room", room)
-    if not 2 <= room <= context_length:
-        raise ValueError(
-            f"room must be in [2, context_length={context_length}], got {room}: it holds the "
-            "prompt and all new tokens."
-        )
-    return int(room)
-
-
-def save_programs(folder, model, batch, room, chunk):
-    """Write the functions "decode" and "prefill" as a SavedModel.
+def save_programs(folder, model, programs):
+    """Write functions as a SavedModel.
 
     From there the converter reads the weights as variables, which takes a fraction of the
     time and memory that constants of a traced function take.
+
+    Args:
+        folder: path.
+        model: the model whose weights they use.
+        programs: what `gpt_programs` returns.
     """
     import tensorflow as tf
 
-    names = [f"cache_{kind}_{i:03}" for i in range(model.num_layers) for kind in ("keys", "values")]
-
-    def make(length, with_logits):
-        def program(**inputs):
-            caches = [inputs[name] for name in names]
-            pairs = list(zip(caches[::2], caches[1::2], strict=True))
-            hidden, new = decode(model, inputs["x"], pairs, inputs["bias"], inputs.get("position"))
-            outputs = {f"new_{name}": value for name, value in zip(names, new, strict=True)}
-            return {**outputs, "logits": model.logits(hidden)[:, -1]} if with_logits else outputs
-
-        cache_shape = (batch, model.num_heads, room, model.d_model // model.num_heads)
-        shapes = {
-            "x": (batch, length, model.d_model),
-            "bias": (batch, 1, length, room + length),
-            **dict.fromkeys(names, cache_shape),
+    def trace(function, shapes):
+        specs = {
+            name: tf.TensorSpec(shape, "int32" if name == "position" else "float32", name)
+            for name, shape in shapes.items()
         }
-        inputs = {name: tf.TensorSpec(shape, name=name) for name, shape in shapes.items()}
-        if model.positions == "rotary":
-            inputs["position"] = tf.TensorSpec((batch, 1), "int32", name="position")
-        return tf.function(program, autograph=False).get_concrete_function(**inputs)
+        return tf.function(function, autograph=False).get_concrete_function(**specs)
 
     module = tf.Module()
     module.weights = [weight.value for weight in model.weights]
-    signatures = {"decode": make(1, True), "prefill": make(chunk, False)}
-    tf.saved_model.save(module, str(folder), signatures=signatures)
+    signatures = {name: trace(*program) for name, program in programs.items()}
+    with quiet_save():
+        tf.saved_model.save(module, str(folder), signatures=signatures)
 
 
-def decode(model, x, caches, bias, position):
-    """Run new tokens through all blocks.
-
-    Args:
-        model: GPT.
-        x: float32 tensor (B, T, D), their embeddings.
-        caches: list of L pairs, keys and values of earlier tokens (B, H, R, K).
-        bias: float32 tensor (B, 1, T, R + T), 0 where a token may attend and -1e9 elsewhere.
-        position: int32 tensor (B, 1), the place of the first token; None: not rotary.
-
-    Returns:
-        hidden states (B, T, D), and the list of L x 2 new keys and values (B, H, T, K).
-    """
-    added = []
-    for layer, cache in zip(model.decoder_layers, caches, strict=True):
-
-        def attend(x, attention=layer.self_attention, cache=cache):
-            return attend_beside(attention, x, cache, bias, position)
-
-        x, new = layer.residual(x, layer.self_attention_norm, attend, training=False)
-        x = layer.add_feed_forward(x, training=False)
-        added += new
-    return model.final_norm(x), added
-
-
-def attend_beside(attention, x, cache, bias, position):
-    """Attend to a cache and to the new tokens beside it, which are not written into it.
-
-    The result is that of `MultiHeadAttention.decode`. Joining scores in place of keys and
-    values copies T x R numbers in place of R x K.
-    """
-    query, key, value = attention.project(x, x, x, 0 if position is None else position)
-    keys, values = cache
-    scores = [scores_of(query, keys), scores_of(query, key)]
-    weights = ops.softmax(ops.concatenate(scores, axis=-1) + bias, axis=-1)  # (B, H, T, R + T)
-    room = keys.shape[2]
-    heads = average(weights[..., :room], values) + average(weights[..., room:], value)
-    return attention.output_projection(attention.merge_heads(heads)), (key, value)
-
-
-def scores_of(query, keys):
-    """Compute query keys^T / sqrt(K): (B, H, T, K) and (B, H, S, K) -> (B, H, T, S).
-
-    For a single query a matrix product would cost less than the copy of all keys that the
-    interpreter makes before it: products number by number take three quarters of the time.
-    """
-    if query.shape[2] > 1:
-        return attention_scores(query, keys)
-    scores = ops.sum(query * query.shape[-1] ** -0.5 * keys, axis=-1)  # (B, H, S)
-    return ops.expand_dims(scores, axis=2)
-
-
-def average(weights, values):
-    """Average values with weights: (B, H, T, S) and (B, H, S, K) -> (B, H, T, K)."""
-    if weights.shape[2] > 1:
-        return weighted_sum(weights, values)
-    return ops.sum(ops.swapaxes(weights, 2, 3) * values, axis=2, keepdims=True)
-
-
-def convert(folder, quantize):
+def convert(folder, names, quantize):
     """Convert a SavedModel: bytes of a .tflite file with built-in operations only."""
     import tensorflow as tf
 
-    converter = tf.lite.TFLiteConverter.from_saved_model(
-        str(folder), signature_keys=["decode", "prefill"]
-    )
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=names)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     if quantize is not None:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if quantize == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    with quiet_start():
+    with quiet_start(), quiet_save():
         return converter.convert()
 
 
@@ -227,31 +229,44 @@ def place_table(program, arrays, quantize):
 
     Args:
         program: bytes of a .tflite file.
-        arrays: dict with "table", float32 (V, D).
+        arrays: dict with "table", float32 (V, D), and other arrays.
         quantize: None, "float16" or "int8".
 
     Returns:
         dtype and offset of the table in the program, or None; and the arrays that are still
         needed beside the program.
     """
-    table = arrays["table"]
+    place, found = find_table(program, arrays["table"])
+    if place is not None:
+        del arrays["table"]
+    if quantize is not None:  # the output kernel is another one
+        halves = {name: x.astype("float16") for name, x in arrays.items() if "table" in name}
+        arrays = arrays | halves
+    return place, arrays | found
+
+
+def find_table(program, table):
+    """Find a table (V, D) inside a program.
+
+    Returns:
+        its dtype and offset, and {"table_scales": (V, 1)} if it is int8; None and {} if it is
+        not there.
+    """
     for weights, scales in constants_like(program, table):
         values = weights.astype("float32") * (1 if scales is None else scales)
         # The largest error of rounding to a scale is half of it; float16 keeps 11 bits.
         limit = np.abs(table) * 2.0**-10 if scales is None else scales * 0.51
         offset = program.find(weights.tobytes())
         if offset >= 0 and (np.abs(values - table) <= limit + 1e-7).all():
-            kept = {name: value for name, value in arrays.items() if name != "table"}
-            kept |= {} if scales is None else {"table_scales": scales.astype("float32")}
-            return [weights.dtype.str, offset], kept
-    # The output kernel is another one.
-    table = table if quantize is None else table.astype("float16")
-    return None, {**arrays, "table": table}
+            scales = {} if scales is None else {"table_scales": scales.astype("float32")}
+            return [weights.dtype.str, offset], scales
+    return None, {}
 
 
 def constants_like(program, table):
     """Yield the constants of a program with a shape: the array, and scales (V, 1) or None."""
-    interpreter = load_interpreter()(model_content=program)
+    with quiet_start():
+        interpreter = load_interpreter()(model_content=program)
     for detail in interpreter.get_tensor_details():
         if tuple(detail["shape"]) != table.shape or detail["dtype"] == np.int32:
             continue

@@ -7,6 +7,7 @@ from tfgpt.generation.prompts import MOST_STOP_TOKENS
 from tfgpt.generation.samplers import Greedy
 from tfgpt.generation.settings import NO_TOKEN
 from tfgpt.gpt import GPT
+from tfgpt.machine.quiet import quiet_save
 from tfgpt.validation import check_positive
 
 
@@ -69,5 +70,6 @@ def export_saved_model(model, folder, batch_size=1):
     module = tf.Module()
     module.weights = [weight.value for weight in model.weights]
     module.serve = serve
-    tf.saved_model.save(module, str(folder), signatures={"serving_default": serve})
+    with quiet_save():
+        tf.saved_model.save(module, str(folder), signatures={"serving_default": serve})
     return Path(folder)

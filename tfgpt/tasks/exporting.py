@@ -1,11 +1,12 @@
 """A trained model in the form that another program needs."""
 
+import tempfile
 from pathlib import Path
 
-from tfgpt.bundle import DTYPES
-from tfgpt.serving.litert_export import export_litert
+from tfgpt.bundle import DTYPES, TOKENIZER, checked_path, load_bundle, save_bundle
+from tfgpt.serving.litert_export import join_parts, save_parts
+from tfgpt.serving.onnx_export import export_onnx
 from tfgpt.serving.saved_model import export_saved_model
-from tfgpt.tasks.language_model import LanguageModel
 from tfgpt.validation import check_choice
 
 # Which options a format knows.
@@ -13,6 +14,7 @@ OPTIONS = {
     "bundle": ("dtype",),
     "keras": (),
     "litert": ("quantize", "room", "batch_size"),
+    "onnx": (),
     "savedmodel": ("batch_size",),
 }
 DEFAULTS = {"dtype": "float32", "quantize": None, "room": None, "batch_size": 1}
@@ -24,12 +26,13 @@ def export_run(
     """Write a trained model without its checkpoints.
 
     Args:
-        folder: path of a run or bundle.
+        folder: path of a run or bundle, of a GPT or a translator.
         out: path to write.
         format: "bundle", a folder that `LanguageModel.load` reads; "keras", a file that
             `keras.models.load_model` reads where tfgpt is imported, without the tokenizer;
-            "litert", a file that `LiteModel.load` reads, without TensorFlow; "savedmodel", a
-            folder for TensorFlow Serving, see `export_saved_model`.
+            "litert", a file that `LiteModel.load`, or `LiteTranslator.load`, reads, without
+            TensorFlow; "onnx", a file of the full pass for onnxruntime, without the tokenizer;
+            "savedmodel", a folder for TensorFlow Serving, of a GPT only.
         dtype: of a bundle, "float32", "float16" or "bfloat16".
         quantize: of litert, None, "float16" or "int8".
         room: of litert, int, how many tokens a text may have; None: the context.
@@ -53,21 +56,32 @@ def export_run(
         raise ValueError(f"out must be a new file or folder, got {str(out)!r}, which exists.")
     if format == "keras" and out.suffix != ".keras":
         raise ValueError(f"out must end in .keras, got {str(out)!r}.")
-    text_model = LanguageModel.load(folder)
-    write(text_model, out, format, {name: options[name] for name in OPTIONS[format]})
+    checked_path(Path(folder), TOKENIZER)
+    options = {name: options[name] for name in OPTIONS[format]}
+    if format == "litert":
+        write_litert(folder, out, options)
+    else:
+        write(*load_bundle(folder), out, format, options)
     files = [out] if out.is_file() else [path for path in out.rglob("*") if path.is_file()]
     print(f"{out}: {sum(path.stat().st_size for path in files) / 1e6:,.1f} MB.")
     return out
 
 
-def write(text_model, out, format, options):
-    """Write a model in one of the formats."""
+def write_litert(folder, out, options):
+    """Write a file for LiteRT; the model has left the memory when the conversion begins."""
+    with tempfile.TemporaryDirectory() as programs:
+        parts = save_parts(programs, *load_bundle(folder), **options)
+        join_parts(programs, parts, out)
+
+
+def write(model, tokenizer, out, format, options):
+    """Write a model in one of the other formats."""
     if format == "bundle":
-        text_model.save(out, **options)
-    elif format == "litert":
-        export_litert(text_model.model, text_model.tokenizer, out, **options)
+        save_bundle(out, model, tokenizer, **options)
+    elif format == "onnx":
+        export_onnx(model, out)
     elif format == "savedmodel":
-        export_saved_model(text_model.model, out, **options)
+        export_saved_model(model, out, **options)
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
-        text_model.model.save(out)
+        model.save(out)

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from tfgpt.bundle import TOKENIZER, check_vocabulary, load_bundle, save_bundle
-from tfgpt.data.pairs import PAIR_CORPORA, encode_source, pad_rows
+from tfgpt.data.pairs import PAIR_CORPORA, pad_rows, read_source
 from tfgpt.data.texts import DATA_FOLDER
 from tfgpt.generation.beam import beam_search
 from tfgpt.tokenizers import BPETokenizer
@@ -177,17 +177,7 @@ class Translator:
 
     def encode(self, text, name):
         """Return the ids of a text with the end token; raise unless the model can read it."""
-        if not isinstance(text, str):
-            raise TypeError(f"{name} must be a str, got {type(text).__name__}.")
-        if not text.strip():
-            raise ValueError(f"{name} must not be empty, got {text!r}.")
-        token_ids = encode_source(plain(text), self.tokenizer)
-        if len(token_ids) > self.max_length:
-            raise ValueError(
-                f"{name} must have at most {self.max_length - 1} tokens, got "
-                f"{len(token_ids) - 1}: {text[:30]!r}... Translate it sentence by sentence."
-            )
-        return token_ids
+        return read_source(text, self.tokenizer, self.max_length, name)
 
     def save(self, folder):
         """Write config.json, weights.safetensors (float16) and tokenizer.json.
@@ -219,8 +209,3 @@ class Translator:
                 f"{str(folder)!r} without {TOKENIZER}."
             )
         return cls(*load_bundle(folder, "Transformer"))
-
-
-def plain(text):
-    """Return the text with single spaces between its words."""
-    return " ".join(text.split())
