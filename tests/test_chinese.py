@@ -283,3 +283,29 @@ def test_the_readme_names_every_command_and_its_lines_are_understood():
     assert len(lines) > 5
     for line in lines:
         parser.parse_args(shlex.split(line, comments=True))
+
+
+def test_badges_come_into_both_editions_and_are_replaced_not_repeated(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ENGLISH))
+    import badges
+
+    name = "02_masks_and_padding.ipynb"
+    for folder, source in ((tmp_path, ENGLISH), (tmp_path / "zh", ENGLISH / "zh")):
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_bytes((source / name).read_bytes())
+    for repository in ("first/course", "second/tfgpt"):
+        badges.main([repository, "--folder", str(tmp_path)])
+    english, chinese = (
+        json.loads((folder / name).read_text(encoding="utf-8"))["cells"]
+        for folder in (tmp_path, tmp_path / "zh")
+    )
+    place = "github/second/tfgpt/blob/main/notebooks/"
+    for cells, path in ((english, name), (chinese, f"zh/{name}")):
+        header, code = ("".join(cells[index]["source"]) for index in (0, 1))
+        assert header.startswith("# ") and f"{place}{path}" in header
+        assert header.count("Open In Colab") == code.count("%pip install") == 1
+        assert "first/course" not in header + code and "import tfgpt" in code
+    assert "".join(english[1]["source"]) == "".join(chinese[1]["source"])
+    assert chinese[0]["metadata"]["translated"] == badges.digest(english[0])
+    with pytest.raises(SystemExit):
+        badges.main(["no-owner", "--folder", str(tmp_path)])
