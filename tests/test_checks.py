@@ -38,7 +38,14 @@ def double(monkeypatch):
     return exercise
 
 
-@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=[pytest.mark.slow] if path.stem[:2] in ("09", "10") else [])
+        for path in SOLUTIONS
+    ],
+    ids=lambda path: path.stem,
+)
 def test_every_exercise_accepts_the_solution_of_its_notebook(path, capsys):
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     names = {"__name__": path.stem}
