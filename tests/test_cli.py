@@ -56,6 +56,7 @@ def small_text(tmp_path):
         (["demo", "--corpus", "{latin1}"], "corpus must be UTF-8 text.*0xe9 at offset 3"),
         (["demo", "--corpus", "{short}"], "corpus must have more than 1,285 characters"),
         (["demo", "--corpus", "{text}", "--steps", "0"], "steps must be an integer >= 1, got 0"),
+        (["demo", "--tokenizer", "words"], "tokenizer must be one of 'bpe', 'char', got 'words'"),
         (["generate", "--run-dir", "nothing"], "folder must hold config.json"),
         (["train-translation", "--corpus", "{text}"], "source and translation on every line, .*1"),
         (["train-translation", "--steps", "0"], "steps must be an integer >= 1, got 0"),

@@ -123,6 +123,11 @@ def make_parser():
         default="shakespeare",
         help="shakespeare, chinese_poems, or the path of a UTF-8 text of 1,300 characters or more",
     )
+    demo.add_argument(
+        "--tokenizer",
+        help="bpe: byte pairs learned from the text; char: one token per character, also chosen "
+        "for short texts and for Chinese",
+    )
     demo.add_argument("--run-dir", default="runs/demo", help="folder for all results")
     demo.add_argument("--steps", type=int, help="training steps")
     demo.add_argument("--seed", type=int, default=0, help="seed of weights, batches and sample")
@@ -200,7 +205,14 @@ def run_demo(options):
     """Train, with the options of `tfgpt demo`."""
     from tfgpt.tasks import demo
 
-    demo.run_demo(options.corpus, options.run_dir, options.steps, options.seed, options.resume)
+    demo.run_demo(
+        options.corpus,
+        options.run_dir,
+        options.steps,
+        options.seed,
+        options.resume,
+        options.tokenizer,
+    )
 
 
 def run_generate(options):
