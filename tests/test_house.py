@@ -89,7 +89,7 @@ def test_adapters_and_files_of_others_need_the_core_only():
 
 def test_images_need_no_files_of_others_and_no_adapters():
     for path in files_of("vision"):
-        assert not touches(imports_of(path), "pretrained", "tuning", "interpret", "plotting"), path
+        assert not touches(imports_of(path), "pretrained", "tuning", "interpret"), path
 
 
 def test_training_and_generation_never_meet():

@@ -6,26 +6,37 @@ from tfgpt.vision.emoji import LANGUAGES, Pictures, family, load_emoji, split_pi
 from tfgpt.vision.encoder import ImageEncoder
 from tfgpt.vision.folders import ImageTable, as_picture, load_image_table, stream_images
 from tfgpt.vision.generation import generate_ids, stream_ids
+from tfgpt.vision.looking import Looks, deletion_curve, look
 from tfgpt.vision.patches import grid_encoding, patchify, unpatchify
+from tfgpt.vision.questions import QUESTIONS, Question, main_colour, questions_about
 from tfgpt.vision.reading import read_image
 from tfgpt.vision.vision_gpt import VisionGPT
+from tfgpt.vision.vision_model import VisionModel
 
 __all__ = [
-    "LANGUAGES",
     "DualEncoder",
     "GatedCrossAttention",
     "ImageEncoder",
     "ImageTable",
+    "LANGUAGES",
+    "Looks",
     "Pictures",
+    "QUESTIONS",
+    "Question",
     "VisionGPT",
+    "VisionModel",
     "as_picture",
     "contrastive_loss",
+    "deletion_curve",
     "family",
     "generate_ids",
     "grid_encoding",
     "load_emoji",
     "load_image_table",
+    "look",
+    "main_colour",
     "patchify",
+    "questions_about",
     "read_image",
     "recall_at",
     "split_pictures",

@@ -135,13 +135,13 @@ class VisionGPT(keras.Model):
             float tensor (B, N S, D); with return_attention_weights=True also a dict
             {"encoder/0": float32 (B N, heads, S, S), ...}.
         """
-        batch, count, side = ops.shape(images)[0], images.shape[1], self.encoder.image_size
+        batch, side = ops.shape(images)[0], self.encoder.image_size
         flat = ops.reshape(images, (-1, side, side, 3))  # (B, N, H, W, 3) -> (B N, H, W, 3)
         asked = {"return_attention_weights": return_attention_weights}
         vectors = self.encoder(flat, **asked, training=training)
         vectors, weights = vectors if return_attention_weights else (vectors, {})
         vectors = self.project(self.expand(vectors))  # (B N, S, D)
-        visual = ops.reshape(vectors, (batch, count * self.image_vectors, self.d_model))
+        visual = ops.reshape(vectors, (batch, -1, self.d_model))  # (B, N S, D)
         return (visual, weights) if return_attention_weights else visual
 
     def embed(self, token_ids, places, visual, start, training=None):
@@ -166,7 +166,7 @@ class VisionGPT(keras.Model):
 
     def cross_hidden(self, x, visual, mask, seen, asked, training):
         """Pass (B, T, D) through the blocks, each behind a look at the images."""
-        cross_mask, weights = self.cross_mask(seen, visual.shape[1]), {}
+        cross_mask, weights = self.cross_mask(seen, ops.shape(visual)[1]), {}
         pairs = zip(self.cross_layers, self.gpt.decoder_layers, strict=True)
         for index, (look, layer) in enumerate(pairs):
             x = look(x, visual, cross_mask, return_attention_weights=asked, training=training)
@@ -180,7 +180,7 @@ class VisionGPT(keras.Model):
 
     def cross_mask(self, seen, count):
         """Let a text look at the images before: seen (B, T) -> bool (B, 1, T, N S)."""
-        image_of = np.arange(count) // self.image_vectors  # (N S,)
+        image_of = ops.arange(count, dtype="int32") // self.image_vectors  # (N S,)
         return ops.expand_dims(image_of < ops.expand_dims(seen, -1), 1)
 
     def logits(self, hidden):
