@@ -48,7 +48,7 @@ def pictures(rng, *shape):
 
 
 def test_a_patch_is_a_square_of_the_image(rng):
-    images = rng.random((2, 6, 4, 3))
+    images = rng.random((2, 6, 4, 3)).astype("float32")
     patches = to_numpy(patchify(images, 2))
     assert patches.shape == (2, 6, 12)
     np.testing.assert_array_equal(patches[1, 3], images[1, 2:4, 2:4].ravel())  # row 1, column 1
@@ -334,6 +334,7 @@ def test_padding_does_not_change_the_vector_of_a_text(rng):
     np.testing.assert_allclose(np.linalg.norm(to_numpy(model(inputs)[0])), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.requires_tensorflow
 def test_images_and_texts_of_a_batch_find_each_other_after_training(rng):
     model = dual_encoder(rng)

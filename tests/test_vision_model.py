@@ -11,7 +11,7 @@ from tests.layer_check import randomize
 from tfgpt import GPT, BPETokenizer, cli, make_train_step
 from tfgpt.plotting import plot_deletion, plot_patch_weights
 from tfgpt.schedules import make_optimizer
-from tfgpt.tasks import vision, vision_scores
+from tfgpt.tasks import vision, vision_batches, vision_classes, vision_scores
 from tfgpt.vision import (
     QUESTIONS,
     ImageEncoder,
@@ -166,10 +166,10 @@ def test_every_picture_has_the_answers_that_it_can_have(parts):
 @pytest.mark.parametrize("way", ["prefix", "cross"])
 def test_only_answers_are_learned(way, parts, tokenizer):
     settings = replace(SMALL, way=way)
-    batches = vision.question_batches(parts[0], tokenizer, settings, seed=0)
+    batches = vision_batches.question_batches(parts[0], tokenizer, settings, seed=0)
     model = vision.make_vision_gpt(settings, tokenizer)
-    assert vision.image_token_count(settings) == model.tokens_per_image
-    for _, (inputs, targets) in zip(range(vision.PAIRS_EVERY), batches, strict=False):
+    assert vision_batches.image_token_count(settings) == model.tokens_per_image
+    for _, (inputs, targets) in zip(range(vision_batches.PAIRS_EVERY), batches, strict=False):
         model.check_ids(inputs)
         token_ids = inputs["token_ids"]
         shown = (token_ids == 1).sum(axis=1)
@@ -187,7 +187,7 @@ def test_only_answers_are_learned(way, parts, tokenizer):
 def test_a_moved_picture_keeps_its_answers_true(parts, rng):
     image = parts[0].images[0]
     for _ in range(20):
-        changed = vision.moved(image, rng, recolours=True)
+        changed = vision_batches.moved(image, rng, recolours=True)
         assert changed.shape == image.shape and changed.dtype == "float32"
         assert changed.min() >= 0 and changed.max() <= 1
         assert (changed != image).any()
@@ -198,7 +198,7 @@ def test_a_moved_picture_keeps_its_answers_true(parts, rng):
 def test_a_small_model_learns_the_answers_to_a_batch(parts, tokenizer):
     settings = replace(SMALL, batch_size=4)
     model = vision.make_vision_gpt(settings, tokenizer)
-    batch = next(vision.question_batches(parts[0], tokenizer, settings, seed=0))
+    batch = next(vision_batches.question_batches(parts[0], tokenizer, settings, seed=0))
     step = make_train_step(model, make_optimizer("adamw", 1e-2), jit_compile=False)
     losses = [float(step(batch)["loss"]) for _ in range(40)]
     assert losses[-1] < 0.5 * losses[0]
@@ -235,10 +235,22 @@ def test_scores_stand_beside_baselines(parts, tmp_path):
     assert scores["model without image"]["group"].value == 0
     assert 0 < scores["most frequent"]["group"].value < scores["nearest picture"]["group"].value < 1
     assert scores["nearest picture"]["group"].low < scores["nearest picture"]["group"].value
-    scores["retrieval"] = {"contrast": {"recall@1": scores["model"]["group"]}}
-    vision_scores.write_report(tmp_path, scores)
+    other = {"contrast": {"recall@1": scores["model"]["group"]}}
+    vision_scores.write_report(tmp_path, scores, other, other)
     text = (tmp_path / "scores.txt").read_text()
     assert "nearest picture" in text and "zh chrF" in text and "recall@1" in text
+
+
+@pytest.mark.slow
+@pytest.mark.requires_tensorflow
+def test_an_encoder_is_compared_with_a_cnn_of_its_size(parts):
+    training, _, test = (part.take(range(0, len(part), 8)) for part in parts)
+    encoder = vision.make_encoder(SMALL)
+    scores = vision_classes.score_classes(encoder, training, test, cnn_steps=1)
+    assert len(scores) == 4
+    assert all(0 <= cells["group"].value <= 1 for cells in scores.values())
+    for size in (200_000, 1_000_000):
+        assert 0.9 < vision_classes.small_cnn(10, size).count_params() / size < 1.1
 
 
 def test_the_nearest_picture_is_itself(parts):

@@ -7,40 +7,28 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import keras
 import numpy as np
 
-from tfgpt.data.pairs import pad_rows
 from tfgpt.gpt import GPT
 from tfgpt.schedules import make_muon
 from tfgpt.tasks.recipe import train_task
+from tfgpt.tasks.vision_batches import (
+    caption_batches,
+    held_out_batches,
+    question_batches,
+)
+from tfgpt.tasks.vision_classes import score_classes
 from tfgpt.tasks.vision_scores import score_retrieval, score_vision, write_report
 from tfgpt.tokenizers import BPETokenizer
 from tfgpt.training import set_seed
 from tfgpt.transformer import Encoder
 from tfgpt.validation import check_choice, check_positive
 from tfgpt.vision.contrastive import DualEncoder
-from tfgpt.vision.emoji import LANGUAGES, load_emoji, split_pictures
+from tfgpt.vision.emoji import SIDE, load_emoji, split_pictures
 from tfgpt.vision.encoder import ImageEncoder
-from tfgpt.vision.questions import (
-    CAPTION_PROMPTS,
-    QUESTIONS,
-    Question,
-    answer_to,
-    larger_answer,
-    questions_about,
-)
+from tfgpt.vision.questions import CAPTION_PROMPTS, QUESTIONS, questions_about
 from tfgpt.vision.vision_gpt import WAYS, VisionGPT
 from tfgpt.vision.vision_model import VisionModel
-
-SIDE = 32  # of the pictures, in pixels
-TEXT_LENGTH = 24  # tokens of a caption with tags
-SHIFT = 4  # pixels that a picture is moved by at most
-# How often a kind is asked, of all questions about one picture.
-SHARES = {"group": 0.2, "colour": 0.2, "pixels": 0.12, "face": 0.08, "en": 0.16}
-SHARES |= dict.fromkeys(("zh", "de", "fr", "es"), 0.06)
-PAIRS_EVERY = 6  # one batch of so many compares two pictures
-RECOLOURED = ("colour", "pixels", "larger")  # their answers are computed from the new colours
 
 
 @dataclass(frozen=True)
@@ -61,9 +49,10 @@ class VisionSettings:
         num_heads: int, of both.
         dropout: float in [0, 1).
         way: "prefix" or "cross".
+        cnn_steps: int >= 0, steps of a small CNN that the encoder is compared with; 0: none.
     """
 
-    contrast_steps: int = 500
+    contrast_steps: int = 400
     steps: int = 1500
     batch_size: int = 64
     vocab_size: int = 1500
@@ -74,8 +63,9 @@ class VisionSettings:
     num_layers: int = 3
     d_model: int = 128
     num_heads: int = 4
-    dropout: float = 0.1
+    dropout: float = 0.15
     way: str = "prefix"
+    cnn_steps: int = 600
 
 
 def train_vision(run_dir="runs/vision", settings=None, seed=0):
@@ -121,9 +111,10 @@ def train_vision(run_dir="runs/vision", settings=None, seed=0):
     vision_model.save(folder / "model", "float16", vision=facts)
     # What is measured is what was written: weights rounded to float16.
     vision_model = VisionModel.load(folder / "model")
-    scores = {**score_vision(vision_model, training, test), "retrieval": retrieval}
-    write_report(folder, scores)
-    return vision_model, scores
+    scores = score_vision(vision_model, training, test)
+    classes = score_classes(vision_model.model.encoder, training, test, settings.cnn_steps, seed)
+    write_report(folder, scores, retrieval, classes)
+    return vision_model, {"questions": scores, "retrieval": retrieval, "classes": classes}
 
 
 def make_tokenizer(pictures, vocab_size):
@@ -212,138 +203,3 @@ def train_contrast(pictures, tokenizer, settings, seed=0):
         f"{np.log(settings.batch_size):.2f})."
     )
     return dual
-
-
-def caption_batches(pictures, tokenizer, settings, seed):
-    """Yield images with an English caption each, half of them with a tag; for ever."""
-    rng = np.random.default_rng(seed)
-    while True:
-        places = rng.choice(len(pictures), settings.batch_size, replace=False)
-        texts = [caption_or_tags(pictures, place, rng) for place in places]
-        images = [moved(pictures.images[place], rng) for place in places]
-        yield {"images": np.stack(images), "token_ids": encode_texts(tokenizer, texts)}
-
-
-def caption_or_tags(pictures, place, rng):
-    """Draw what is said about a picture: its caption, alone or with two tags."""
-    caption, tags = pictures.captions["en"][place], pictures.tags[place]
-    if rng.random() < 0.5:
-        return caption
-    return " ".join([caption, *rng.permutation(tags)[:2]])
-
-
-def encode_texts(tokenizer, texts):
-    """Encode texts of one batch, cut and padded to one length: int32 (B, T)."""
-    rows = [tokenizer.encode(f" {text}")[:TEXT_LENGTH] for text in texts]
-    return pad_rows(rows, len(rows), TEXT_LENGTH)
-
-
-# Captions and questions
-
-
-def question_batches(pictures, tokenizer, settings, seed):
-    """Yield batches of questions about changed pictures, for ever; see `encode_questions`."""
-    rng = np.random.default_rng(seed)
-    number = 0
-    while True:
-        number += 1
-        compares = number % PAIRS_EVERY == 0
-        draw = draw_comparison if compares else draw_question
-        drawn = [draw(pictures, rng) for _ in range(settings.batch_size)]
-        yield encode_questions(drawn, tokenizer, settings)
-
-
-def draw_question(pictures, rng):
-    """Draw a question that the picture has an answer to: (Question, images (1, H, W, 3))."""
-    answer = None
-    while answer is None:
-        kind = str(rng.choice(list(SHARES), p=list(SHARES.values())))
-        place = int(rng.integers(len(pictures)))
-        image = moved(pictures.images[place], rng, kind in RECOLOURED)
-        answer = answer_to(kind, pictures, place, image)
-    return Question(kind, (place,), answer), image[None]
-
-
-def draw_comparison(pictures, rng):
-    """Draw two pictures that differ in size: (Question, images (2, H, W, 3))."""
-    answer = None
-    while answer is None:
-        places = tuple(rng.integers(len(pictures), size=2).tolist())
-        images = [moved(pictures.images[place], rng, recolours=True) for place in places]
-        answer = larger_answer(*images)
-    return Question("larger", places, answer), np.stack(images)
-
-
-def moved(image, rng, recolours=False):
-    """Move a picture on white, mirror it at random, and change its strength or its colours."""
-    down, right = rng.integers(2 * SHIFT + 1, size=2)
-    padded = np.pad(image, ((SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), constant_values=1.0)
-    image = padded[down : down + SIDE, right : right + SIDE]
-    if rng.random() < 0.5:
-        image = image[:, ::-1]
-    if recolours and rng.random() < 0.5:
-        image = image[..., rng.permutation(3)]
-    if rng.random() < 0.5:
-        image = 1 - (1 - image) * rng.uniform(0.8, 1.2)
-    return np.clip(image, 0, 1).astype("float32")
-
-
-def encode_questions(drawn, tokenizer, settings):
-    """Write questions with their answers as a batch for `train`.
-
-    Args:
-        drawn: list of B (Question, images (N, H, W, 3)).
-        tokenizer: BPETokenizer.
-        settings: VisionSettings.
-
-    Returns:
-        inputs: dict of token_ids, int32 (B, T), and images, float32 (B, N, H, W, 3).
-        targets: int32 (B, T), the next tokens of answers; padding elsewhere.
-    """
-    count = image_token_count(settings)
-    token_ids = np.full((len(drawn), settings.context_length), tokenizer.pad_id, dtype="int32")
-    targets = np.full_like(token_ids, tokenizer.pad_id)
-    for row, (question, images) in enumerate(drawn):
-        start = [tokenizer.start_id] * count * len(images)
-        prompt = np.concatenate([start, tokenizer.encode(question.text)]).astype("int32")
-        answer = np.append(tokenizer.encode(question.answer), tokenizer.end_id)
-        whole = np.concatenate([prompt, answer])[: settings.context_length + 1]
-        token_ids[row, : len(whole) - 1] = whole[:-1]
-        targets[row, len(prompt) - 1 : len(whole) - 1] = whole[len(prompt) :]
-    images = np.stack([images for _, images in drawn])
-    return {"token_ids": token_ids, "images": images}, targets
-
-
-def image_token_count(settings):
-    """Return how many tokens an image takes."""
-    side = SIDE // 2 ** len(settings.stem) // settings.patch_size
-    return side**2 if settings.way == "prefix" else 1
-
-
-def held_out_batches(pictures, tokenizer, settings):
-    """List batches of all questions about pictures as they are."""
-    questions = [
-        question
-        for kind in ("group", "colour", "pixels", "face", *LANGUAGES)
-        for question in questions_about(pictures, kind)
-    ]
-    drawn = [(question, pictures.images[list(question.places)]) for question in questions]
-    size = settings.batch_size
-    return [
-        encode_questions(drawn[start : start + size], tokenizer, settings)
-        for start in range(0, len(drawn) - size + 1, size)
-    ]
-
-
-def small_cnn(num_classes, num_weights):
-    """Make a convolutional classifier with about as many weights as an encoder."""
-    width = max(int((num_weights / 11.5) ** 0.5) // 4, 4)
-    x = inputs = keras.Input((SIDE, SIDE, 3))
-    for filters in (width, 2 * width, 4 * width):
-        for _ in range(2):
-            x = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False)(x)
-            x = keras.layers.BatchNormalization()(x)
-            x = keras.layers.ReLU()(x)
-        x = keras.layers.MaxPooling2D()(x)
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, keras.layers.Dense(num_classes)(x))

@@ -6,6 +6,7 @@ import numpy as np
 
 from tfgpt.tasks.reports import average, proportion, score_table
 from tfgpt.tasks.scores import chrf
+from tfgpt.tasks.vision_batches import encode_texts
 from tfgpt.vision.contrastive import recall_at
 from tfgpt.vision.emoji import LANGUAGES
 from tfgpt.vision.questions import QUESTIONS, answer_to, larger_answer, questions_about
@@ -122,8 +123,6 @@ def score_retrieval(dual, tokenizer, training, test):
 
 def vectors_of(dual, tokenizer, texts):
     """Return the vectors of texts, float32 (N, E)."""
-    from tfgpt.tasks.vision import encode_texts
-
     return np.asarray(dual.encode_texts(encode_texts(tokenizer, texts)))
 
 
@@ -132,11 +131,10 @@ def agreement(found, wanted):
     return proportion([one == other for one, other in zip(found, wanted, strict=True)])
 
 
-def write_report(folder, scores):
-    """Write scores.txt, and print it."""
-    scores = dict(scores)
-    retrieval = scores.pop("retrieval")
-    text = "\n\n".join(vision_tables(scores) + [score_table(retrieval)])
+def write_report(folder, scores, retrieval, classes):
+    """Write the tables of all scores to scores.txt, and print them."""
+    tables = [*vision_tables(scores), score_table(retrieval), score_table(classes)]
+    text = "\n\n".join(tables)
     (folder / "scores.txt").write_text(text + "\n", encoding="utf-8")
     print(f"\n{text}\nEverything is in {folder}.")
 

@@ -168,7 +168,7 @@ class ImageEncoder(keras.Model):
         x = 2 * ops.cast(images, self.compute_dtype) - 1
         for convolution, norm in zip(self.convolutions, self.convolution_norms, strict=True):
             x = ops.gelu(norm(convolution(x)), approximate=False)
-            x = ops.max_pool(x, 2)  # (B, H, W, C) -> (B, H/2, W/2, C)
+            x = ops.max_pool(x, 2, strides=2)  # (B, H, W, C) -> (B, H/2, W/2, C)
         patches = patchify(x, self.patch_size)
         x = self.projection(patches)  # (B, S, P P C) -> (B, S, D)
         if self.positions == "sinusoidal":
