@@ -20,7 +20,7 @@ site: $(VENV)/installed-site
 	@echo "Open build/site/index.html in a browser."
 
 test-slow: $(addprefix $(VENV)/installed-,browser parity jax litert onnx serve-tests site)
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow --durations=60
 
 test-jax: $(VENV)/installed-jax
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist worksteal $(addprefix tests/test_,$(addsuffix .py, \

@@ -17,6 +17,7 @@ NOTEBOOKS = ROOT / "notebooks"
 # A link in a notebook or page to a file outside of notebooks/.
 LINK = re.compile(r"\]\(((?:\.\./)+)((?:tfgpt|tests|benchmarks|data)/[\w./-]+|README[\w.-]*\.md)\)")
 ANCHOR = re.compile(r"#[^)#\s]+\)")  # Sphinx writes them in small letters, Jupyter as the heading
+BADGES = re.compile(r'^ *"\[!\[Open In Colab\].*\n', re.MULTILINE)  # their pictures lie elsewhere
 INDEX = """# tfgpt
 
 A course and a library for Keras 3 and TensorFlow: from the arithmetic of attention to a GPT that
@@ -51,6 +52,7 @@ def collect(sources):
     for path in [*sources.rglob("*.ipynb"), *sources.rglob("*.md")]:
         text = path.read_text(encoding="utf-8")
         linked |= {file for _, file in LINK.findall(text)}
+        text = BADGES.sub("", text)
         text = ANCHOR.sub(lambda link: link[0].lower(), LINK.sub(page_of, text))
         path.write_text(text, encoding="utf-8")
     for file in sorted(linked):

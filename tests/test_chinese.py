@@ -100,9 +100,8 @@ def broken_bold(text):
     ]
 
 
-def test_there_are_chinese_notebooks_of_english_ones():
-    assert NAMES
-    assert set(NAMES) <= set(LESSONS)
+def test_every_lesson_has_a_chinese_edition():
+    assert NAMES == LESSONS
 
 
 @every
@@ -180,8 +179,7 @@ def test_links_lead_where_the_english_ones_lead(name):
 def test_a_link_to_a_lesson_names_its_title(name):
     for cell, _, chinese in pairs_of_prose(name):
         for text, link in re.findall(r"\[(\d\d [^\]]+)\]\((\w+\.ipynb)\)", chinese):
-            if link in NAMES:
-                assert prose_of(CHINESE, link).startswith(f"# {text}\n"), f"{cell}: {text}"
+            assert prose_of(CHINESE, link).startswith(f"# {text}\n"), f"{cell}: {text}"
 
 
 @every
@@ -191,8 +189,7 @@ def test_links_lead_to_files_and_headings(name):
             path, _, anchor = link.partition("#")
             if "://" in link:
                 continue
-            # A lesson that is not yet translated is known by its English notebook.
-            assert path in ("", *LESSONS) or (CHINESE / path).exists(), f"{cell}: {link}"
+            assert (CHINESE / path).exists(), f"{cell}: {link}"
             if anchor and (path or name) in NAMES:
                 assert anchor in anchors_of(path or name), f"{cell}: {link}"
 
@@ -254,8 +251,7 @@ def test_the_links_of_the_readme_lead_to_files_and_headings():
     headings = {line.lstrip("# ").replace(" ", "-") for line in README.splitlines()}
     for link in links_of(README):
         path, _, anchor = link.partition("#")
-        lesson = path.removeprefix("notebooks/zh/") in LESSONS
-        assert lesson or (ROOT / path).exists(), link
+        assert (ROOT / path).exists(), link
         assert not anchor or anchor in headings, link
 
 
@@ -269,8 +265,7 @@ def test_the_readme_lists_every_lesson_with_its_title_and_what_to_read_before():
         line = re.search(r"\*\*Read before:\*\*.*?(?=\*\*Letters|$)", header, re.MULTILINE).group()
         needed = re.findall(r"\]\((\d\d)_", line)
         assert before == "、".join(needed), name
-        if name in NAMES:
-            assert prose_of(CHINESE, name).startswith(f"# {title}\n")
+        assert prose_of(CHINESE, name).startswith(f"# {title}\n")
 
 
 def test_the_examples_and_numbers_of_the_readme_are_those_of_the_english_one():
@@ -288,3 +283,29 @@ def test_the_readme_names_every_command_and_its_lines_are_understood():
     assert len(lines) > 5
     for line in lines:
         parser.parse_args(shlex.split(line, comments=True))
+
+
+def test_badges_come_into_both_editions_and_are_replaced_not_repeated(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ENGLISH))
+    import badges
+
+    name = "02_masks_and_padding.ipynb"
+    for folder, source in ((tmp_path, ENGLISH), (tmp_path / "zh", ENGLISH / "zh")):
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_bytes((source / name).read_bytes())
+    for repository in ("first/course", "second/tfgpt"):
+        badges.main([repository, "--folder", str(tmp_path)])
+    english, chinese = (
+        json.loads((folder / name).read_text(encoding="utf-8"))["cells"]
+        for folder in (tmp_path, tmp_path / "zh")
+    )
+    place = "github/second/tfgpt/blob/main/notebooks/"
+    for cells, path in ((english, name), (chinese, f"zh/{name}")):
+        header, code = ("".join(cells[index]["source"]) for index in (0, 1))
+        assert header.startswith("# ") and f"{place}{path}" in header
+        assert header.count("Open In Colab") == code.count("%pip install") == 1
+        assert "first/course" not in header + code and "import tfgpt" in code
+    assert "".join(english[1]["source"]) == "".join(chinese[1]["source"])
+    assert chinese[0]["metadata"]["translated"] == badges.digest(english[0])
+    with pytest.raises(SystemExit):
+        badges.main(["no-owner", "--folder", str(tmp_path)])

@@ -56,6 +56,7 @@ def small_text(tmp_path):
         (["demo", "--corpus", "{latin1}"], "corpus must be UTF-8 text.*0xe9 at offset 3"),
         (["demo", "--corpus", "{short}"], "corpus must have more than 1,285 characters"),
         (["demo", "--corpus", "{text}", "--steps", "0"], "steps must be an integer >= 1, got 0"),
+        (["demo", "--tokenizer", "words"], "tokenizer must be one of 'bpe', 'char', got 'words'"),
         (["generate", "--run-dir", "nothing"], "folder must hold config.json"),
         (["train-translation", "--corpus", "{text}"], "source and translation on every line, .*1"),
         (["train-translation", "--steps", "0"], "steps must be an integer >= 1, got 0"),
@@ -123,6 +124,10 @@ def test_demo_writes_its_files_and_generate_continues_a_prompt(tmp_path, small_t
     assert cli.main(["generate", "--prompt", "明月", "--tokens", "200", *options, *arguments]) == 0
     expected = demo.sample_text(model, tokenizer, "明月", 200, temperature=0.8, **settings)
     assert capsys.readouterr().out == expected + "\n"
+    banned = [f"--ban={expected[2]}", "--ban", expected[3:5]]
+    assert cli.main(["generate", "--prompt=明月", "--tokens=200", *banned, *arguments]) == 0
+    written = capsys.readouterr().out
+    assert len(written) > 100 and expected[2] not in written and expected[3:5] not in written
 
     assert cli.main(["generate", "--prompt", "sun", *arguments]) == 2
     assert "'s' (U+0073) at position 0" in capsys.readouterr().err

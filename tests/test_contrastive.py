@@ -104,6 +104,7 @@ def test_a_model_that_loops_repeats_less():
     assert contrastive.mean() > 2 * greedy.mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 34])
 def test_prompts_of_all_lengths_use_one_program(length):
     model = random_model()

@@ -190,11 +190,29 @@ def test_the_seed_and_nothing_else_decides_the_random_batches():
     assert not np.array_equal(once[0], once[1])
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.5])
 @pytest.mark.parametrize("start", [1, 5])
-def test_skip_goes_on_with_the_batches_that_would_have_come(start):
-    dataset = data.random_batches(np.arange(1000), 4, 8)
+def test_skip_goes_on_with_the_batches_that_would_have_come(start, noise):
+    dataset = data.random_batches(np.arange(1000), 4, 8, noise=noise)
     expected = first_batches(dataset, start + 3)[start:]
     np.testing.assert_array_equal(first_batches(dataset.skip(start), 3), expected)
+
+
+def test_noise_replaces_its_share_of_the_inputs_by_tokens_of_the_corpus_and_no_target():
+    corpus = np.arange(100, 1100)
+    ((inputs, targets),) = first_batches(data.random_batches(corpus, 50, 200, noise=0.2), 1)
+    places = targets - 1  # what stood in this corpus before each target
+    # 10,000 tokens: the standard deviation of the share is 0.004.
+    assert np.mean(inputs != places) == pytest.approx(0.2, abs=0.02)
+    assert np.isin(inputs, corpus).all()
+    assert (targets[:, 1:] == targets[:, :-1] + 1).all()
+    assert len(np.unique(inputs[inputs != places])) > 700  # of 1,000, in about 2,000 draws
+
+
+@pytest.mark.parametrize("noise", [-0.1, 1.0, "much"])
+def test_noise_must_be_a_share(noise):
+    with pytest.raises(ValueError, match=r"noise must be in \[0, 1\), got"):
+        data.random_batches(np.arange(9), 2, 2, noise=noise)
 
 
 def test_every_place_of_the_corpus_is_drawn_the_first_and_the_last_too():

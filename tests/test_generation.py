@@ -329,7 +329,9 @@ def test_a_prompt_that_is_not_integer_is_refused(prompt):
         generate(Successor(), prompt, 2)
 
 
-@pytest.mark.parametrize("context", [3, 16, 20])
+@pytest.mark.parametrize(
+    "context", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (16, 20))]
+)
 def test_every_prompt_length_is_read_in_chunks_that_fit_the_context(context):
     """Greedy tokens equal full passes, for contexts that no chunk of 16 divides."""
     keras.utils.set_random_seed(3)

@@ -263,10 +263,13 @@ def test_kernels_that_write_to_the_residual_stream_start_smaller_in_deep_models(
 @pytest.mark.parametrize(
     "settings",
     [
-        {"positions": "learned", "dropout": 0.1},
-        {"positions": "rotary", "tie_embeddings": False, "activation": gelu_tanh, "pad_id": 2},
+        pytest.param({"positions": "learned", "dropout": 0.1}, id="default"),
+        pytest.param(
+            {"positions": "rotary", "tie_embeddings": False, "activation": gelu_tanh, "pad_id": 2},
+            id="changed",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["default", "changed"],
 )
 def test_gpt_passes_the_routine_checks(settings, tmp_path):
     check_layer(gpt(**settings), IDS, tmp_path=tmp_path)

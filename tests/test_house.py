@@ -11,7 +11,7 @@ MODULES = sorted(path.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("*.p
 CORE = ("masks", "positional", "attention", "layers", "transformer", "gpt", "losses")
 MODELS = {"tfgpt.layers", "tfgpt.transformer", "tfgpt.gpt"}
 ROOMS = (
-    *("data", "generation", "machine", "plotting", "pretrained", "tuning"),
+    *("data", "generation", "machine", "plotting", "pretrained", "safety", "tuning"),
     *("tasks", "training", "checks", "cli"),
 )
 
@@ -90,6 +90,15 @@ def test_adapters_and_files_of_others_need_the_core_only():
 def test_images_need_no_files_of_others_and_no_adapters():
     for path in files_of("vision"):
         assert not touches(imports_of(path), "pretrained", "tuning", "interpret"), path
+
+
+def test_safety_needs_texts_and_generation_only():
+    below = ("safety", "generation", "data", "tokenizers", "validation")
+    for path in files_of("safety"):
+        names = imports_of(path)
+        assert names <= touches(names, *below) | {"tfgpt"}, path
+    for path in files_of("generation", "data", "tokenizers"):
+        assert not touches(imports_of(path), "safety"), path
 
 
 def test_training_and_generation_never_meet():

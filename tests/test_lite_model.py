@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tfgpt.safety import BannedPhrases, Grammar
 from tfgpt.serving.lite_file import Facts, read_lite_file, write_lite_file
 from tfgpt.serving.lite_model import LiteModel
 from tfgpt.serving.lite_program import choose_threads, count_processors
@@ -77,6 +78,17 @@ def test_texts_end_at_a_stop_token_and_are_filled_with_it():
 def test_texts_end_before_a_stop_string():
     assert model().generate("ab", 6, temperature=0, stop_strings="da") == "abc"
     assert list(model().stream("ab", 6, temperature=0, stop_strings=["da"])) == ["c"]
+
+
+def test_texts_keep_to_a_constraint():
+    banned = BannedPhrases(["cd", "bb"], model().tokenizer)
+    assert model().generate("ab", 4, temperature=0, constraint=banned) == "abcabc"
+    assert "".join(model().stream("ab", 4, temperature=0, constraint=banned)) == "cabc"
+    grammar = Grammar.from_regex("(ca){1,2}", model().tokenizer, stop_token=4)
+    assert model().generate("ab", 6, temperature=0, constraint=grammar) == "abcaca"
+    assert model().generate("ab", 3, temperature=0, constraint=grammar) == "abca"
+    with pytest.raises(ValueError, match="max_new_tokens must be at least 2, .* got 1"):
+        model().generate("ab", 1, constraint=grammar)
 
 
 def test_a_seed_repeats_texts_and_samples_differ():

@@ -199,7 +199,7 @@ def test_arguments_outside_their_range_are_told_before_the_work(tmp_path):
             export_litert(model, None, path, **arguments)
     with pytest.raises(ValueError, match="tokenizer must have as many tokens as the model, 40"):
         export_litert(model, CharTokenizer("ab"), path)
-    with pytest.raises(TypeError, match="model must be a GPT, got str"):
+    with pytest.raises(TypeError, match="model must be a GPT or Transformer, got str"):
         export_litert("gpt", None, path)
     assert not path.exists()
 

@@ -66,10 +66,18 @@ def test_a_text_too_short_for_the_demo_is_refused_with_the_length_it_needs(tmp_p
 
 
 def test_the_length_that_the_demo_asks_for_is_enough():
-    context = demo.SETTINGS.context_length
+    context = demo.SETTINGS["char"].context_length
     for length in (10 * context + 5, 10 * context + 6):
         _, held_out = data.split_held_out(np.zeros(length, "int32"))
         assert (len(held_out) > context) == (length > 10 * context + 5)
+
+
+def test_a_text_that_is_one_long_repetition_has_too_few_byte_pairs_for_the_demo(tmp_path):
+    path = tmp_path / "repeated.txt"
+    path.write_text("a" * 2000)
+    with pytest.raises(ValueError, match="corpus must give more than 128 byte pairs.*got "):
+        demo.run_demo(path, run_dir=tmp_path / "run", tokenizer="bpe")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.requires_tensorflow

@@ -63,9 +63,9 @@ def printed_text(path):
 
 
 def find_exercises(path):
-    """Names of the exercises that a notebook checks, from the calls `check("name", ...)`."""
+    """Names of the exercises of a notebook: `check("name", ...)`, and `use` and `find_bug`."""
     code = "\n".join(source_of(cell) for cell in code_cells(path))
-    return re.findall(r"\bcheck\(\s*[\"']([^\"']+)[\"']", code)
+    return re.findall(r"\b(?:check|use|find_bug)\(\s*[\"']([^\"']+)[\"']", code)
 
 
 def test_there_are_notebooks():

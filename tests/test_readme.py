@@ -1,5 +1,6 @@
 """Tests of the README: its longer examples run as they are printed."""
 
+import json
 import re
 from pathlib import Path
 
@@ -42,6 +43,16 @@ def test_a_base_model_is_fine_tuned_with_few_weights(tmp_path, monkeypatch, caps
         "adapter.json",
         "adapter.safetensors",
     ]
+
+
+@pytest.mark.slow
+def test_a_constraint_holds_for_a_bundled_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").symlink_to(tfgpt.data.DATA_FOLDER)
+    exec(example("Safety"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert "king" not in "\n".join(lines[:-1]).lower()
+    assert list(json.loads(lines[-1])) == ["name", "age", "mood"]
 
 
 @pytest.mark.slow

@@ -29,7 +29,8 @@ def test_every_run_is_a_mark_and_every_length_a_curve_of_the_law():
     (axis,) = figure.axes
     assert marked(axis, "o") == [(1e4, 1.4), (1e4, 1.6), (1e5, 1.5)]
     assert marked(axis, "*") == [(1e5, 1.3)]
-    curves = [line for line in axis.lines if line.get_linestyle() == "-"]
+    curves = [line for line in axis.lines if line.get_linestyle() != "None"]
+    assert [line.get_linestyle() for line in curves] == ["-", "--"]  # colour is not all
     for curve, length in zip(curves, (2e5, 1.5e6), strict=True):
         sizes, losses = curve.get_data()
         np.testing.assert_allclose(losses, LAW.loss(sizes, length))

@@ -168,6 +168,7 @@ def test_fewer_tokens_are_a_limit(model):
     assert token_ids.shape == (3, 2, 2)
 
 
+@pytest.mark.slow
 def test_other_lengths_penalties_and_limits_need_no_new_program(model):
     programs = len(programs_of(model))
     for source, penalty, steps in ((SOURCE, 0.6, 5), (SOURCE[:, :3], 2.0, 3), (SOURCE, 0.0, 4)):
@@ -384,6 +385,7 @@ def test_an_ended_text_is_not_lost_to_beginnings_that_end_worse():
         return ops.take(logits, newest[:, 0], axis=0), caches
 
     numbers = {"stop_tokens": np.array([1]), "length_penalty": np.float32(0)}
+    numbers |= {"rules": {}, "states": ops.zeros((1,), "int32")}
     token_ids, scores = beam_loop(
         step,
         (),

@@ -256,6 +256,7 @@ def test_a_text_is_filled_with_its_stop_token():
         assert result[0].tolist() == free[:end] + [stop_token] * (33 - end)
 
 
+@pytest.mark.slow
 def test_padding_is_never_generated():
     model = random_gpt(0, pad_id=0)
     free = speculative_generate(random_gpt(0), random_gpt(1), PROMPT, 37, seed=0)

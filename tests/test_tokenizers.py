@@ -92,6 +92,45 @@ def test_only_the_ids_of_one_text_are_decoded(request, kind, token_ids):
         request.getfixturevalue(kind).decode(token_ids)
 
 
+@pytest.mark.parametrize("kind", ["bpe", "gpt2"])
+@pytest.mark.parametrize("share", [0.1, 0.9])
+def test_tokens_split_at_random_are_the_same_text_in_more_pieces(request, kind, share):
+    tokenizer, text = request.getfixturevalue(kind), "".join(random_texts(300, 8, seed=9))
+    whole = tokenizer.encode(text)
+    pieces = tokenizer.split_at_random(whole, share, seed=1)
+    assert tokenizer.decode(pieces) == text
+    assert len(pieces) > len(whole) and pieces.dtype == np.int32
+    np.testing.assert_array_equal(pieces, tokenizer.split_at_random(whole, share, seed=1))
+    assert len(pieces) != len(tokenizer.split_at_random(whole, share, seed=2))
+
+
+def test_a_token_is_split_as_often_as_the_share_says_at_any_place_and_its_parts_again():
+    # Three merges: ab, abc, abcd.
+    tokenizer = BPETokenizer.train("abcd\nabcd\nabcd\nabc\nabc\nabc\nab\nab\nab\nab\n", 262)
+    (whole,) = tokenizer.encode("abcd")
+    pieces = tokenizer.split_at_random(np.full(10_000, whole), share=0.3, seed=0)
+    labels = [tokenizer.id_to_token(int(token_id)) for token_id in pieces]
+    # 30 % are split, abc + d; 30 % of those again, ab + c: standard deviation 0.005.
+    assert labels.count("d") / 10_000 == pytest.approx(0.3, abs=0.03)
+    assert labels.count("c") / 10_000 == pytest.approx(0.09, abs=0.015)
+    assert labels.count("b") / 10_000 == pytest.approx(0.027, abs=0.01)
+    np.testing.assert_array_equal(tokenizer.split_at_random([whole], share=0.0), [whole])
+    with pytest.raises(ValueError, match=r"share must be in \[0, 1\), got 1"):
+        tokenizer.split_at_random([whole], share=1)
+
+
+def test_a_token_is_split_wherever_both_parts_are_tokens():
+    texts = ["abcd\n" * 9, "ab\n" * 20, "cd\n" * 20, "abc\n" * 15]
+    tokenizer = BPETokenizer.train(texts, 263)
+    (whole,) = tokenizer.encode("abcd")
+    pieces = tokenizer.split_at_random(np.full(1000, whole), share=0.5, seed=0).tolist()
+    pairs = {
+        (tokenizer.id_to_token(a), tokenizer.id_to_token(b))
+        for a, b in zip(pieces, pieces[1:], strict=False)
+    }
+    assert {("ab", "cd"), ("abc", "d")} <= pairs
+
+
 @pytest.mark.parametrize("kind", ["char", "bpe"])
 def test_a_saved_tokenizer_has_the_same_ids(request, tmp_path, kind):
     tokenizer = request.getfixturevalue(kind)

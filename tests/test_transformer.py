@@ -201,7 +201,10 @@ def test_decoder_passes_the_routine_checks(rng, tmp_path):
     check_layer(decoder, TARGET, memory, tmp_path=tmp_path, mask=mask, cross_mask=cross_mask)
 
 
-@pytest.mark.parametrize("settings", [{}, TIED], ids=["own tables", "one table"])
+@pytest.mark.parametrize(
+    "settings",
+    [pytest.param({}, id="own tables"), pytest.param(TIED, id="one table", marks=pytest.mark.slow)],
+)
 def test_transformer_passes_the_routine_checks(settings, tmp_path):
     check_layer(transformer(activation="gelu", **settings), IDS, tmp_path=tmp_path)
 

@@ -141,6 +141,7 @@ def test_an_alignment_has_one_label_per_row_and_column(translator):
     assert "t (each decoder row writes the token of the next row)" in page
 
 
+@pytest.mark.slow
 def test_without_a_target_the_translators_own_words_are_aligned(translator):
     for text in TEXTS:
         tokens = translator.align(text).output_tokens

@@ -160,6 +160,11 @@ def write_history(folder, rows, details):
         rows: list of dicts with the keys HISTORY_COLUMNS.
         details: list of dicts, what else belongs to each row.
     """
+    # history.csv comes last: where it is, the other is too, also after an interruption.
+    with replaced_file(folder / DETAILS) as part, open(part, "w", encoding="utf-8") as file:
+        file.writelines(
+            json.dumps(row | more) + "\n" for row, more in zip(rows, details, strict=True)
+        )
     with (
         replaced_file(folder / HISTORY) as part,
         open(part, "w", newline="", encoding="utf-8") as file,
@@ -167,10 +172,6 @@ def write_history(folder, rows, details):
         writer = csv.DictWriter(file, HISTORY_COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
-    with replaced_file(folder / DETAILS) as part, open(part, "w", encoding="utf-8") as file:
-        file.writelines(
-            json.dumps(row | more) + "\n" for row, more in zip(rows, details, strict=True)
-        )
 
 
 def append_row(folder, row, more):

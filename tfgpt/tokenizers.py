@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tfgpt.validation import check_positive
+from tfgpt.validation import check_positive, check_rate
 
 PAD_TOKEN = "<pad>"
 START_TOKEN = "<start>"
@@ -414,6 +414,61 @@ class BPETokenizer(Tokenizer):
         found = self.library_tokenizer.encode_batch_fast(flat, add_special_tokens=False)
         rows = iter(np.array(encoding.ids, dtype="int32") for encoding in found)
         return [np.concatenate([next(rows) for _ in some]) for some in parts]
+
+    def split_at_random(self, token_ids, share, seed=0):
+        """Write the same text in smaller pieces: some tokens become two shorter ones.
+
+        The two are drawn among all that have the same bytes together, and may be split again.
+        A model that reads a small text many times learns less of it by heart when its pieces
+        differ.
+
+        Args:
+            token_ids: int array (N,), what `encode` returned.
+            share: float in [0, 1), how many of the tokens that can be split are; 0: none.
+            seed: int >= 0, or list of them.
+
+        Returns:
+            int32 numpy array (M,), M >= N, of the same text.
+
+        Raises:
+            ValueError: if share is outside [0, 1).
+
+        Example:
+            >>> tokenizer = BPETokenizer.train(["moon " * 50], vocab_size=263)
+            >>> whole = tokenizer.encode("moon moon moon")
+            >>> pieces = tokenizer.split_at_random(whole, share=0.5)
+            >>> len(pieces) > len(whole), tokenizer.decode(pieces)
+            (True, 'moon moon moon')
+
+        Source: the idea of Provilkov et al., "BPE-Dropout" (2020), from the whole tokens down.
+        """
+        check_rate("share", share)
+        random = np.random.default_rng(seed)
+        pairs, counts = self.ways_to_split()
+        token_ids = np.asarray(token_ids, dtype="int32")
+        may_split = np.ones(len(token_ids), dtype=bool)
+        while may_split.any():
+            drawn = random.random(len(token_ids)) < share
+            split = may_split & drawn & (counts[token_ids] > 0)
+            chosen = token_ids[split]
+            way = random.integers(counts[chosen])
+            first = np.flatnonzero(split) + np.arange(len(chosen))  # where there is room for two
+            token_ids = np.repeat(token_ids, 1 + split)
+            token_ids[first], token_ids[first + 1] = pairs[chosen, way].T
+            may_split = np.repeat(split, 1 + split)
+        return token_ids
+
+    def ways_to_split(self):
+        """Return all pairs with the bytes of each id, int32 (V, W, 2), and their number, (V,)."""
+        pieces = [self.token_bytes(token_id) for token_id in range(self.vocab_size)]
+        ids = {piece: token_id for token_id, piece in enumerate(pieces)}
+        cuts = [[(piece[:k], piece[k:]) for k in range(1, len(piece))] for piece in pieces]
+        ways = [[(ids[a], ids[b]) for a, b in some if a in ids and b in ids] for some in cuts]
+        counts = np.array([len(some) for some in ways])
+        pairs = np.zeros((len(ways), max(counts.max(), 1), 2), dtype="int32")
+        for token_id, some in enumerate(ways):
+            pairs[token_id, : len(some)] = np.reshape(some, (-1, 2))
+        return pairs, counts
 
     def decode(self, token_ids):
         token_ids = id_list(token_ids)

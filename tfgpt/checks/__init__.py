@@ -3,7 +3,11 @@
 `check("causal mask", my_function)` runs the learner's function on a few inputs
 and compares each result with a known answer. It prints one line when all is
 right or when the exercise is still empty, and raises AssertionError with a hint
-when a result is wrong.
+when a result is wrong. `progress()` draws what has passed.
+
+Some exercises are a ladder: each builds a part of a GPT. `Block = use("block", Block)`
+checks a part and keeps it in `my_gpt.py` beside the notebook; `mine("block")` finds it
+again in a later notebook. What is not built yet is tfgpt's version.
 """
 
 from tfgpt.checks import (  # noqa: F401  (each adds its exercises)
@@ -28,7 +32,25 @@ from tfgpt.checks import (  # noqa: F401  (each adds its exercises)
     notebook_18,
     notebook_19,
 )
+from tfgpt.checks.bugs import find_bug
+from tfgpt.checks.ladder import hint, keep_weights, load_trained, mine, tfgpt_version, use
 from tfgpt.checks.proofs import prove_equal
+from tfgpt.checks.record import progress
 from tfgpt.checks.registry import EXERCISES, Case, Exercise, check, compare
 
-__all__ = ["EXERCISES", "Case", "Exercise", "check", "compare", "prove_equal"]
+__all__ = [
+    "EXERCISES",
+    "Case",
+    "Exercise",
+    "check",
+    "compare",
+    "find_bug",
+    "hint",
+    "keep_weights",
+    "load_trained",
+    "mine",
+    "progress",
+    "prove_equal",
+    "tfgpt_version",
+    "use",
+]

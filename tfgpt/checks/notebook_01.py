@@ -1,9 +1,13 @@
 """Exercises of notebook 01, attention by hand."""
 
 import numpy as np
+from keras import ops
 
-from tfgpt.attention import attention_scores, masked_softmax, scaled_dot_product_attention
-from tfgpt.checks.registry import Case, add_exercise, features
+from tfgpt.attention import masked_softmax, scaled_dot_product_attention
+from tfgpt.checks.registry import Build, Case, WrongAnswerError, exercises_of, features
+from tfgpt.masks import causal_mask
+
+add_exercise = exercises_of("01")
 
 add_exercise(
     "softmax",
@@ -53,18 +57,66 @@ add_exercise(
     ),
 )
 
+
+def play_attention(attention, part, query, key, value, mask=None):
+    """Return one of the two results of attention: 0, the output; 1, the weights."""
+    result = attention(*(ops.convert_to_tensor(x) for x in (query, key, value)), mask)
+    if result is None or result is Ellipsis:
+        return None
+    if not isinstance(result, (tuple, list)) or len(result) != 2:
+        raise WrongAnswerError(
+            f"attention must return output and weights, got {type(result).__name__}."
+        )
+    return result[part]
+
+
+THREE_QUERIES, FIVE_KEYS = features(2, 3, 4), features(2, 5, 4) + 1
+
 add_exercise(
-    "attention scores",
-    lambda query, key: attention_scores(np.asarray(query, "float32"), np.asarray(key, "float32")),
+    "attention",
+    scaled_dot_product_attention,
     Case(
-        "one query, two keys",
-        ([[2.0, 2.0, 2.0, 2.0]], [[1.0, 1.0, 1.0, 1.0], [1.0, 0.0, 0.0, 0.0]]),
-        "Rows are queries, columns are keys; divide by sqrt(4) = 2.",
+        "the output",
+        (0, features(2, 4), features(3, 4), features(3, 2)),
+        "Scores, divided by sqrt(K); softmax over the keys; weights times value.",
     ),
     Case(
-        "a batch of two",
-        ([[[1.0, 2.0]], [[3.0, 4.0]]], [[[1.0, 0.0]], [[0.0, 1.0]]]),
-        "Exchange only the last two axes of key: np.swapaxes(key, -1, -2).",
+        "the weights",
+        (1, features(2, 4), features(3, 4), features(3, 2)),
+        "Return two things: output, weights.",
     ),
-    Case("edge case: width 1", ([[3.0]], [[5.0]]), "sqrt(1) = 1: the plain product."),
+    Case(
+        "a batch, 3 queries and 5 keys",
+        (0, THREE_QUERIES, FIVE_KEYS, features(2, 5, 4)),
+        "Exchange the last two axes of key only: ops.swapaxes(key, -1, -2).",
+    ),
+    Case(
+        "a batch with heads",
+        (0, features(2, 2, 3, 4), features(2, 2, 5, 4) + 1, features(2, 2, 5, 4)),
+        "Count axes from the end: -1 and -2.",
+    ),
+    Case(
+        "with a causal mask",
+        (1, 3 * features(1, 1, 4, 8), features(1, 1, 4, 8), features(1, 1, 4, 8), causal_mask(4)),
+        "Before the softmax: where the mask is False, the score becomes -1e9.",
+    ),
+    Case(
+        "edge case: large scores",
+        (1, 1000 * features(2, 4), features(3, 4), features(3, 4)),
+        "ops.softmax does not overflow; exp does.",
+    ),
+    play=play_attention,
+    build=Build(
+        "attention",
+        difficulty=2,
+        minutes=15,
+        know="sections 4 to 8",
+        hints=(
+            "Four lines: K is query.shape[-1]; scores of all queries with all keys; hide the "
+            "scores where the mask is False, if there is one; softmax over the last axis.",
+            "scores = ops.matmul(query, ops.swapaxes(key, -1, -2)) / K**0.5, then "
+            "ops.where(mask, scores, -1e9), then ops.softmax(scores, axis=-1), then a product "
+            "with value. Return output, weights.",
+        ),
+    ),
 )

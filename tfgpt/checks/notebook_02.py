@@ -2,8 +2,10 @@
 
 import numpy as np
 
-from tfgpt.checks.registry import Case, add_exercise
+from tfgpt.checks.registry import Case, exercises_of
 from tfgpt.masks import causal_mask, create_masks
+
+add_exercise = exercises_of("02")
 
 add_exercise(
     "causal mask",

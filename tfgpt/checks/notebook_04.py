@@ -1,8 +1,15 @@
 """Exercises of notebook 04, multi-head attention."""
 
-from tfgpt.attention import MultiHeadAttention
-from tfgpt.checks.registry import Case, add_exercise, features
+import keras
+from keras import ops
+
+from tfgpt.attention import MultiHeadAttention, scaled_dot_product_attention
+from tfgpt.checks.building import future_leak, layer_player, output, padding_change
+from tfgpt.checks.registry import Build, Case, exercises_of, features
 from tfgpt.layers import DecoderLayer
+from tfgpt.masks import MaskedLayer
+
+add_exercise = exercises_of("04")
 
 
 def count_parameters(layer, d_model):
@@ -13,42 +20,117 @@ def count_parameters(layer, d_model):
     return layer.count_params()
 
 
+class AttentionHead(MaskedLayer):
+    """One head: attention on its own projections of the features, (B, T, D) -> (B, T, K)."""
+
+    def __init__(self, head_dim):
+        super().__init__()
+        self.query_projection = keras.layers.Dense(head_dim)
+        self.key_projection = keras.layers.Dense(head_dim)
+        self.value_projection = keras.layers.Dense(head_dim)
+
+    def call(self, query, key=None, mask=None):
+        key = query if key is None else key
+        projected = self.query_projection(query), self.key_projection(key)
+        return scaled_dot_product_attention(*projected, self.value_projection(key), mask)[0]
+
+
+def by_projection_names(x):
+    """Ask for the four projections of x, each by its name."""
+
+    def ask(layer):
+        if layer(x) is None:
+            return None
+        names = "query", "key", "value", "output"
+        return ops.stack([getattr(layer, f"{name}_projection")(x) for name in names])
+
+    return ask
+
+
+X, SOURCE = features(2, 4, 6), features(2, 5, 6) + 1
+HEAD, TWO_HEADS = {"head_dim": 3}, {"num_heads": 2, "d_model": 6}
+
 add_exercise(
-    "split heads",
-    lambda x, num_heads: MultiHeadAttention(num_heads, x.shape[-1]).split_heads(lambda x: x, x),
+    "attention head",
+    AttentionHead,
     Case(
-        "2 heads",
-        (features(1, 3, 4), 2),
-        "Reshape to (B, T, H, K), then exchange the axes 1 and 2.",
+        "self-attention",
+        (HEAD, output(X)),
+        "Weights in the order query, key, value: Dense(head_dim) with a bias each.",
     ),
     Case(
-        "a batch of 2 with 3 heads",
-        (features(2, 4, 6), 3),
-        "The batch axis stays in front: (B, H, T, K).",
+        "4 queries, 5 keys",
+        (HEAD, output(X, SOURCE)),
+        "Queries come from query; keys and values come from key.",
     ),
-    Case("edge case: one head", (features(1, 2, 4), 1), "One head keeps all features."),
+    Case(
+        "no look into the future",
+        (HEAD, future_leak(X, head_axis=False)),
+        "Pass the mask on to attention.",
+    ),
+    Case(
+        "padding", (HEAD, padding_change(X, 3, head_axis=False)), "Pass the mask on to attention."
+    ),
+    Case("edge case: one token", (HEAD, output(X[:, :1])), "One token sees itself."),
+    play=layer_player(AttentionHead),
+    build=Build(
+        "AttentionHead",
+        difficulty=2,
+        minutes=10,
+        know="sections 1 and 2, `keras.layers.Dense`",
+        hints=(
+            "Three Dense layers of width head_dim, made in __init__. In call: project, then use "
+            "your attention from notebook 01, which also returns the weights.",
+            "output, _ = attention(self.query_projection(query), self.key_projection(key), "
+            "self.value_projection(key), mask).",
+        ),
+    ),
 )
 
 add_exercise(
     "multi-head attention",
-    # Kernels that change nothing leave the split, the attention and the merge.
-    lambda query, key, value, num_heads: MultiHeadAttention(
-        num_heads, query.shape[-1], use_bias=False, kernel_initializer="identity"
-    )(query, key, value),
+    MultiHeadAttention,
     Case(
         "self-attention with 2 heads",
-        (features(1, 3, 4), features(1, 3, 4), features(1, 3, 4), 2),
-        "Split query, key and value; attend; merge: transpose back, then reshape.",
+        (TWO_HEADS, output(X)),
+        "Weights in the order query, key, value, output: Dense(d_model) with a bias each. "
+        "Project, split, attend, merge, project.",
     ),
     Case(
-        "3 queries, 5 keys",
-        (features(2, 3, 4), features(2, 5, 4) + 1, features(2, 5, 4), 2),
-        "The output has one row per query.",
+        "4 queries, 5 keys",
+        (TWO_HEADS, output(X, SOURCE)),
+        "key=None means query, value=None means key. The output has one row per query.",
+    ),
+    Case(
+        "other values",
+        (TWO_HEADS, output(X, SOURCE, SOURCE[::-1])),
+        "Values come from value, keys from key.",
+    ),
+    Case("no look into the future", (TWO_HEADS, future_leak(X)), "Pass the mask to attention."),
+    Case("padding", (TWO_HEADS, padding_change(X, 3)), "Pass the mask on to attention."),
+    Case(
+        "its projections by name",
+        (TWO_HEADS, by_projection_names(X)),
+        "Notebook 10 uses query_projection, key_projection, value_projection, output_projection.",
     ),
     Case(
         "edge case: one head",
-        (features(1, 3, 4), features(1, 3, 4), features(1, 3, 4), 1),
-        "One head is plain attention on all features.",
+        ({"num_heads": 1, "d_model": 6}, output(X)),
+        "One head is as wide as the model.",
+    ),
+    play=layer_player(MultiHeadAttention),
+    build=Build(
+        "MultiHeadAttention",
+        difficulty=4,
+        minutes=25,
+        know="`AttentionHead`, `split_heads`, `merge_heads`",
+        hints=(
+            "No loop over heads: attention works on (B, H, T, K) as it is. Split the three "
+            "projected arrays, attend once, merge, and project the result.",
+            "q = split_heads(self.query_projection(query), self.num_heads), the same for k and "
+            "v; output, _ = attention(q, k, v, mask); return "
+            "self.output_projection(merge_heads(output)).",
+        ),
     ),
 )
 

@@ -1,11 +1,15 @@
 """Exercises of notebook 06, training step."""
 
+import keras
 import numpy as np
+from keras import ops
 
-from tfgpt.checks.registry import Case, add_exercise, features
+from tfgpt.checks.registry import Build, Case, exercises_of, features
 from tfgpt.data.batches import shift
 from tfgpt.losses import masked_accuracy, masked_loss
 from tfgpt.schedules import WarmupSchedule
+
+add_exercise = exercises_of("06")
 
 add_exercise(
     "shift",
@@ -70,4 +74,73 @@ add_exercise(
     Case("while it rises", (10, 64, 100), "d_model^-0.5 x step x warmup_steps^-1.5."),
     Case("after the top", (400, 64, 100), "d_model^-0.5 x step^-0.5."),
     Case("edge case: step 0", (0, 64, 100), "0^-0.5 is infinite: count step 0 as 1."),
+)
+
+
+def train_step(model, optimizer, inputs, targets):
+    """Learn from one batch: forward, masked loss, gradients, update; return the loss."""
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        loss = masked_loss(targets, model(inputs, training=True))
+    gradients = tape.gradient(loss, model.trainable_variables)
+    optimizer.apply(gradients, model.trainable_variables)
+    return loss
+
+
+class Bigram(keras.Model):
+    """A table of logits, one row per token; in training its logits are doubled."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = self.add_weight(shape=(4, 4), name="table")
+        self.table.assign(features(4, 4))
+
+    def call(self, token_ids, training=False):
+        return ops.take(self.table, token_ids, axis=0) * (2.0 if training else 1.0)
+
+
+def play_train_step(train_step, part, inputs, targets):
+    """Run two steps; return 0: the losses; 1: the weights after them."""
+    model, optimizer = Bigram(), keras.optimizers.SGD(0.5)
+    optimizer.build(model.trainable_variables)
+    losses = [train_step(model, optimizer, inputs, targets) for _ in range(2)]
+    if losses[0] is None or losses[0] is Ellipsis:
+        return None
+    return np.asarray(losses) if part == 0 else model.table.numpy()
+
+
+BATCH = np.array([[1, 2, 3], [3, 1, 2]]), np.array([[2, 3, 1], [1, 2, 2]])
+PADDED = np.array([[1, 2, 3], [3, 0, 0]]), np.array([[2, 3, 1], [1, 0, 0]])
+
+add_exercise(
+    "train step",
+    train_step,
+    Case("the loss", (0, *BATCH), "Return the masked loss of the model with training=True."),
+    Case(
+        "the weights",
+        (1, *BATCH),
+        "optimizer.apply takes the gradients of the loss and model.trainable_variables.",
+    ),
+    Case("the loss with padding", (0, *PADDED), "The loss counts real targets only."),
+    Case("the weights with padding", (1, *PADDED), "Compute the loss inside of the tape."),
+    Case(
+        "edge case: only padding",
+        (1, np.array([[1, 2]]), np.array([[0, 0]])),
+        "No real target, no change: tfgpt.masked_loss divides by at least 1.",
+    ),
+    play=play_train_step,
+    build=Build(
+        "train_step",
+        difficulty=3,
+        minutes=15,
+        know="section 2",
+        hints=(
+            "Four lines. The tape must see the forward pass and the loss. The update stands "
+            "outside of it.",
+            "with tf.GradientTape() as tape: loss = tfgpt.masked_loss(targets, model(inputs, "
+            "training=True)); then tape.gradient(loss, variables) and "
+            "optimizer.apply(gradients, variables).",
+        ),
+    ),
 )

@@ -2,10 +2,14 @@
 
 from collections import Counter
 
+import keras
 import numpy as np
+from keras import ops
 
-from tfgpt.checks.registry import Case, add_exercise
+from tfgpt.checks.registry import Case, exercises_of, features
 from tfgpt.generation.beam import choose, penalty
+
+add_exercise = exercises_of("07")
 
 
 def beam_step(log_probs, totals):
@@ -105,4 +109,107 @@ add_exercise(
     Case("equal places", ([1, 1, 0],), "Two tokens of the same word do not cross."),
     Case("edge case: one token", ([4],), "One token makes no pair, so nothing crosses."),
     tolerance=0.0,
+)
+
+
+def masked_weights(scores, token_ids):
+    """Turn scores (T, S) into weights that see the real tokens; padding has the id 0."""
+    scores = np.where(token_ids != 0, scores, -1e9)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return weights / weights.sum(axis=-1, keepdims=True)
+
+
+def make_attention(num_heads, d_model):
+    """Make Keras's layer with heads that are d_model wide together."""
+    return keras.layers.MultiHeadAttention(num_heads, key_dim=d_model // num_heads)
+
+
+def play_make_attention(make, num_heads, d_model):
+    """Count the weights of the layer that a program makes."""
+    layer = make(num_heads, d_model)
+    if layer is None or layer is Ellipsis:
+        return None
+    layer.build((1, 2, d_model), (1, 2, d_model))
+    return layer.count_params()
+
+
+def cross_attention(attention, target, source):
+    """Let the target ask the source."""
+    return attention(query=target, value=source, key=source)
+
+
+def play_cross_attention(attend, target, source):
+    """Run cross-attention with a layer of Keras whose weights are known."""
+    attention = keras.layers.MultiHeadAttention(2, key_dim=3)
+    attention.build(target.shape, source.shape)
+    attention.set_weights([features(*weight.shape) for weight in attention.weights])
+    return attend(attention, ops.convert_to_tensor(target), ops.convert_to_tensor(source))
+
+
+add_exercise(
+    "bug 1",
+    masked_weights,
+    Case(
+        "two real tokens, one padding",
+        (features(3, 3), np.array([5, 6, 0])),
+        "Look at the last column: which tokens may be seen?",
+    ),
+    Case("edge case: no padding", (features(2, 2), np.array([5, 6])), "Then all are seen."),
+    mistake="mask upside down",
+)
+
+add_exercise(
+    "bug 2",
+    lambda token_ids: (token_ids[:, :-1], token_ids[:, 1:]),
+    Case(
+        "two sequences",
+        (np.array([[5, 6, 7], [1, 2, 3]]),),
+        "Which token must the model write after it has read the first one?",
+    ),
+    Case("edge case: two tokens", (np.array([[5, 6]]),), "One input, one target."),
+    tolerance=0.0,
+    mistake="no shift",
+)
+
+add_exercise(
+    "bug 3",
+    make_attention,
+    Case("4 heads", (4, 8), "Count the weights: 4 D^2 + 4 D for any number of heads."),
+    Case("edge case: one head", (1, 8), "One head is as wide as the model."),
+    tolerance=0.0,
+    play=play_make_attention,
+    mistake="heads too wide",
+)
+
+add_exercise(
+    "bug 4",
+    cross_attention,
+    Case(
+        "equal lengths",
+        (features(1, 4, 6), features(1, 4, 6) + 1),
+        "Which sequence asks, and which one is asked? Keras's order is query, value, key.",
+    ),
+    Case(
+        "edge case: 2 target tokens, 3 source tokens",
+        (features(1, 2, 6), features(1, 3, 6) + 1),
+        "The output has one row for each target token.",
+    ),
+    play=play_cross_attention,
+    mistake="query and key exchanged",
+)
+
+add_exercise(
+    "bug 5",
+    lambda losses, targets: np.sum(losses * (targets != 0)) / max(np.sum(targets != 0), 1),
+    Case(
+        "half is padding",
+        (np.array([[1.0, 2.0, 0.1, 0.1]]), np.array([[5, 6, 0, 0]])),
+        "Only real targets count, above and below the fraction line.",
+    ),
+    Case(
+        "edge case: only padding",
+        (np.array([[0.1, 0.1]]), np.array([[0, 0]])),
+        "0 / 0 is NaN: divide by at least 1.",
+    ),
+    mistake="loss counts padding",
 )

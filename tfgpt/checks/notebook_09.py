@@ -2,10 +2,13 @@
 
 import numpy as np
 
-from tfgpt.checks.registry import Case, add_exercise, features
+from tfgpt.checks.building import difference, layer_player, output
+from tfgpt.checks.registry import Build, Case, exercises_of, features
 from tfgpt.data.batches import shift
 from tfgpt.gpt import GPT
 from tfgpt.losses import masked_loss
+
+add_exercise = exercises_of("09")
 
 
 def forward_flops(vocab_size, num_layers, d_model, length):
@@ -123,4 +126,88 @@ add_exercise(
         "Then the last epoch is the end; the best epoch is still the smallest loss.",
     ),
     tolerance=0.0,
+)
+
+
+def leak_of_ids(token_ids):
+    """Ask how far another last token moves the logits before it: it must be 0."""
+
+    def ask(model):
+        changed = token_ids.copy()
+        changed[:, -1] = (changed[:, -1] + 1) % 7
+        return difference(model(changed), model(token_ids), slice(None, -1))
+
+    return ask
+
+
+def by_steps(token_ids, start):
+    """Ask for the logits of embeddings that begin at a later place, without a block."""
+
+    def ask(model):
+        if model(token_ids) is None:
+            return None
+        return model.logits(model.final_norm(model.embed(token_ids, start)))
+
+    return ask
+
+
+def by_blocks(token_ids):
+    """Ask for the logits by the blocks, the final norm and the sizes, each by its name."""
+
+    def ask(model):
+        if model(token_ids) is None:
+            return None
+        x = model.embed(token_ids)
+        for block in model.decoder_layers:
+            x = block(x)
+        return model.logits(model.final_norm(x)) + model.vocab_size + model.context_length
+
+    return ask
+
+
+IDS = np.array([[1, 2, 3, 4], [6, 0, 5, 5]])
+SIZES = {"vocab_size": 7, "context_length": 6, "num_layers": 2, "d_model": 4, "num_heads": 2}
+
+add_exercise(
+    "my gpt",
+    GPT,
+    Case(
+        "the logits",
+        (SIZES, output(IDS)),
+        "Weights in this order: token table, position table, blocks, final norm. dff is "
+        "4 d_model, the mask is causal, and the output uses the token table again.",
+    ),
+    Case("no look into the future", (SIZES, leak_of_ids(IDS)), "Give each block the causal mask."),
+    Case(
+        "embed and logits",
+        (SIZES, by_steps(IDS[:, :2], 3)),
+        "embed(token_ids, start): the first token stands at place start.",
+    ),
+    Case(
+        "its parts by name",
+        (SIZES, by_blocks(IDS)),
+        "Notebook 10 uses embed, decoder_layers, final_norm, logits, vocab_size and "
+        "context_length.",
+    ),
+    Case(
+        "three blocks",
+        ({**SIZES, "num_layers": 3}, output(IDS)),
+        "One block for each layer: each has weights of its own.",
+    ),
+    Case("edge case: one token", (SIZES, output(IDS[:, :1])), "T is token_ids.shape[1]."),
+    play=layer_player(GPT),
+    tolerance=1e-4,
+    build=Build(
+        "MyGPT",
+        difficulty=4,
+        minutes=30,
+        know="your `Block`, `keras.layers.Embedding`, the picture above",
+        hints=(
+            "Two embedding tables are added; the blocks follow one after the other with one "
+            "causal mask; a norm; then the product with the token table, turned.",
+            "embed: self.token_table(token_ids) + self.position_table(start + "
+            "ops.arange(token_ids.shape[1])). logits: ops.matmul(hidden, "
+            "ops.transpose(self.token_table.embeddings)).",
+        ),
+    ),
 )

@@ -1,11 +1,19 @@
 """An exercise, its cases, and `check`: shape first, then values, then edges."""
 
 import copy
+import warnings
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from tfgpt.checks.record import remember
+
 EXERCISES = {}  # name -> Exercise; the module of each notebook adds its own
+
+
+class WrongAnswerError(AssertionError):
+    """What playing an answer found wrong; `check` adds the case and its hint."""
 
 
 @dataclass(frozen=True)
@@ -24,23 +32,68 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Exercise:
-    """A function to write: what is right, and the cases that show it.
+class Build:
+    """What belongs to a part of the learner's own GPT: `tfgpt.checks.use` keeps it.
 
     Args:
-        reference: function with the right behaviour.
+        part: str, the Python name of the part: "MultiHeadAttention".
+        difficulty: int, 1 to 5.
+        minutes: int, how long it takes.
+        know: str, what to know before, as the notebook says it.
+        hints: two str, the idea and almost the line.
+    """
+
+    part: str
+    difficulty: int
+    minutes: int
+    know: str
+    hints: tuple
+
+
+def call(answer, *inputs):
+    """Play an answer that is a function: call it."""
+    return answer(*inputs)
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """Something to write: what is right, and the cases that show it.
+
+    Args:
+        reference: function or class with the right behaviour.
         cases: tuple of Case, easy ones first.
         tolerance: float >= 0, the largest allowed difference.
+        notebook: str, its number: "04".
+        play: function (answer, *inputs) -> array or None, runs an answer or the
+            reference on the inputs of a case.
+        build: Build, if the answer is a part of the learner's own GPT, or None.
+        mistake: str, the name of the mistake to find in a program, or None.
     """
 
     reference: object
     cases: tuple
     tolerance: float = 1e-5
+    notebook: str = "00"
+    play: object = call
+    build: Build | None = None
+    mistake: str | None = None
 
 
-def add_exercise(name, reference, *cases, tolerance=1e-5):
+def exercises_of(notebook):
+    """Return the function that adds an exercise of a notebook: name, reference, cases."""
+    return partial(add_exercise, notebook)
+
+
+def add_exercise(notebook, name, reference, *cases, **settings):
     """Make an exercise known to `check`."""
-    EXERCISES[name] = Exercise(reference, cases, tolerance)
+    EXERCISES[name] = Exercise(reference, cases, notebook=notebook, **settings)
+
+
+def find_exercise(name):
+    """Return the exercise of a name; raise if there is none."""
+    if name not in EXERCISES:
+        raise KeyError(f"name must be one of {', '.join(sorted(EXERCISES))}, got {name!r}.")
+    return EXERCISES[name]
 
 
 def features(*shape):
@@ -49,11 +102,11 @@ def features(*shape):
 
 
 def check(name, answer):
-    """Check the learner's function for an exercise.
+    """Check the learner's answer to an exercise, and remember in a file whether it is right.
 
     Args:
         name: str, a key of EXERCISES.
-        answer: function to check; as long as it returns None or `...`, the
+        answer: function or class to check; as long as it returns None or `...`, the
             exercise counts as empty. An error in it is raised as it is, with the
             case and its hint as a note.
 
@@ -65,25 +118,48 @@ def check(name, answer):
         AssertionError: if a result is wrong; the message names the case, what
             differs and a hint.
     """
-    if name not in EXERCISES:
-        raise KeyError(f"name must be one of {', '.join(sorted(EXERCISES))}, got {name!r}.")
-    exercise = EXERCISES[name]
-    for case in exercise.cases:
-        try:
-            result = answer(*copy.deepcopy(case.inputs))  # the learner may write into them
-        except Exception as error:
-            error.add_note(f"{name}, {case.what}: your function raised this error. {case.hint}")
-            raise
-        if result is None or result is Ellipsis:
-            print(
-                f"{name}: still empty. It returned {result} in case {case.what!r}: write your "
-                "code in place of the `...` line, or is `return` missing?"
-            )
-            return False
-        expected = exercise.reference(*case.inputs)
-        compare(f"{name}, {case.what}", result, expected, case.hint, exercise.tolerance)
+    exercise = find_exercise(name)
+    try:
+        empty = find_empty_case(name, answer)
+    except Exception:
+        remember(name, "wrong")
+        raise
+    if empty is not None:
+        case, result = empty
+        print(
+            f"{name}: still empty. It returned {result} in case {case.what!r}: write your "
+            "code in place of the `...` line, or is `return` missing?"
+        )
+        return False
+    remember(name, "right")
     print(f"{name}: all {len(exercise.cases)} checks passed.")
     return True
+
+
+def find_empty_case(name, answer):
+    """Return (case, result) of the first empty result, None if all is right; raise if wrong."""
+    exercise = find_exercise(name)
+    for case in exercise.cases:
+        try:
+            result = play_quietly(exercise, answer, case)
+        except WrongAnswerError as error:
+            raise AssertionError(f"{name}, {case.what}: {error} {case.hint}") from None
+        except Exception as error:
+            error.add_note(f"{name}, {case.what}: your code raised this error. {case.hint}")
+            raise
+        if result is None or result is Ellipsis:
+            return case, result
+        expected = exercise.play(exercise.reference, *case.inputs)
+        compare(f"{name}, {case.what}", result, expected, case.hint, exercise.tolerance)
+    return None
+
+
+def play_quietly(exercise, answer, case):
+    """Run an answer on a case; Keras would warn about half empty layers and single keys."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # Copied: the learner may write into them.
+        return exercise.play(answer, *copy.deepcopy(case.inputs))
 
 
 def compare(what, result, expected, hint, tolerance):

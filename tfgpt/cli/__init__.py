@@ -23,6 +23,8 @@ EXAMPLES = """examples:
   tfgpt train --corpus my_texts --minutes 10          train on a folder of your own texts
   tfgpt generate runs/mine --prompt "The "            write with that model
   echo "The " | tfgpt generate --prompt - --stop "."  a prompt from a pipe, up to a full stop
+  tfgpt generate runs/mine --ban damn                 never write that, in any case
+  tfgpt clean my_texts --out clean.jsonl              no duplicates, no personal data
   tfgpt translate "In the beginning" --beam 4         English to Spanish, with a bundled model
   tfgpt finetune --task classify --data reviews_zh --out runs/reviews
   tfgpt predict runs/reviews "很好吃"                  the label of a text, or --file FILE
@@ -122,6 +124,11 @@ def make_parser():
         default="shakespeare",
         help="shakespeare, chinese_poems, or the path of a UTF-8 text of 1,300 characters or more",
     )
+    demo.add_argument(
+        "--tokenizer",
+        help="bpe: byte pairs learned from the text; char: one token per character, also chosen "
+        "for short texts and for Chinese",
+    )
     demo.add_argument("--run-dir", default="runs/demo", help="folder for all results")
     demo.add_argument("--steps", type=int, help="training steps")
     demo.add_argument("--seed", type=int, default=0, help="seed of weights, batches and sample")
@@ -135,6 +142,9 @@ def make_parser():
     generate.add_argument("--prompts", help="file with a prompt per line (-: standard input)")
     generate.add_argument("--step", type=int, help="use the checkpoint of this step of a run")
     generate.add_argument("--stop", action="append", help="end before this text; may come again")
+    generate.add_argument(
+        "--ban", action="append", help="never write this, in any case; may come again"
+    )
     generate.add_argument("--tokens", type=int, default=500, help="tokens to generate")
     generate.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest")
     generate.add_argument("--top-k", type=int, help="draw among the k likeliest")
@@ -197,7 +207,14 @@ def run_demo(options):
     """Train, with the options of `tfgpt demo`."""
     from tfgpt.tasks import demo
 
-    demo.run_demo(options.corpus, options.run_dir, options.steps, options.seed, options.resume)
+    demo.run_demo(
+        options.corpus,
+        options.run_dir,
+        options.steps,
+        options.seed,
+        options.resume,
+        options.tokenizer,
+    )
 
 
 def run_generate(options):
@@ -253,9 +270,11 @@ def write_sample(text_model, prompt, options, seed):
     """Print a prompt and its continuation, as it is written."""
     from tfgpt.generation.text_model import sample_start
 
+    constraint = serving.banned_phrases(options.ban, text_model.tokenizer)
     pieces = text_model.stream(
         sample_start(text_model.tokenizer, prompt),
         options.tokens,
+        constraint=constraint,
         temperature=options.temperature,
         top_k=options.top_k,
         top_p=options.top_p,

@@ -30,6 +30,9 @@ def add_serve(commands):
         "--api-key",
         help="what clients must send; or TFGPT_API_KEY, which no list of processes shows",
     )
+    serve.add_argument(
+        "--ban", action="append", help="never write this, in any case; may come again"
+    )
     for option, _, meaning in LIMITS:
         serve.add_argument(f"--{option}", type=int, help=meaning)
     serve.set_defaults(run=run_serve)
@@ -49,14 +52,25 @@ def run_serve(options):
         for option, key, _ in LIMITS
         if given[option] is not None
     }
+    text_model = load_served(options.model)
     serve(
-        load_served(options.model),
+        text_model,
         options.name or Path(options.model).resolve().stem,
         options.host,
         options.port,
         options.api_key or os.environ.get("TFGPT_API_KEY"),
         Limits(**limits),
+        banned_phrases(options.ban, text_model.tokenizer),
     )
+
+
+def banned_phrases(phrases, tokenizer):
+    """Make the constraint of the option --ban; None without it."""
+    if not phrases:
+        return None
+    from tfgpt.safety.banned import BannedPhrases
+
+    return BannedPhrases(phrases, tokenizer, ignore_case=True)
 
 
 def load_served(path):

@@ -67,6 +67,7 @@ def add_commands(commands):
     compare.add_argument("--save", help="write the curves to this .png or .svg")
     compare.set_defaults(run=run_compare)
 
+    add_clean(commands)
     add_plan(commands)
     launch = commands.add_parser(
         "launch",
@@ -78,6 +79,42 @@ def add_commands(commands):
     launch.add_argument("--restarts", type=int, default=0, help="how often after a failure")
     launch.add_argument("command", nargs="+", help="of tfgpt, behind --")
     launch.set_defaults(run=run_launch)
+
+
+def add_clean(commands):
+    """Describe `tfgpt clean`."""
+    clean = commands.add_parser(
+        "clean",
+        help="remove bad, repeated and personal parts of texts before a training",
+        description="Write the texts of files that break no rule and are no near-duplicates, with "
+        "personal data masked; say what was removed and why.",
+    )
+    clean.add_argument("files", nargs="+", help="files, folders or patterns, as for train")
+    clean.add_argument("--out", required=True, help="file of JSON lines to write, for train")
+    clean.add_argument("--report", help="write what was removed, with examples, to this .json")
+    clean.add_argument(
+        "--language", action="append", help="keep en, zh or other only; may come again"
+    )
+    for name in ("field", "encoding", "separator"):
+        clean.add_argument(f"--{name}", help="as for train")
+    clean.set_defaults(run=run_clean)
+
+
+def run_clean(options):
+    """Clean texts, with the options of `tfgpt clean`."""
+    from tfgpt.safety.cleaning import clean_files, write_report
+
+    report = clean_files(
+        options.files,
+        options.out,
+        field=options.field,
+        encoding=options.encoding or "utf-8",
+        separator=options.separator,
+        languages=options.language,
+    )
+    if options.report:
+        write_report(report, options.report)
+    print(report)
 
 
 def add_plan(commands):

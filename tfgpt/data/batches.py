@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tfgpt.validation import check_positive
+from tfgpt.validation import check_positive, check_rate
 
 
 def split_held_out(token_ids, share=0.1):
@@ -72,7 +72,7 @@ def windows(token_ids, context_length):
     return inputs.reshape(count, context_length), targets.reshape(count, context_length)
 
 
-def random_batches(token_ids, context_length, batch_size, seed=0):
+def random_batches(token_ids, context_length, batch_size, seed=0, noise=0.0):
     """Draw random windows of a corpus, without end, as a tf.data pipeline.
 
     Batch i depends on `seed` and i only: after `skip(i)` training goes on with the
@@ -83,22 +83,30 @@ def random_batches(token_ids, context_length, batch_size, seed=0):
         context_length: int >= 1, T.
         batch_size: int >= 1, B.
         seed: int.
+        noise: float in [0, 1), the share of input tokens that are replaced by tokens drawn
+            from the corpus; targets stay. A model that reads a small corpus many times then
+            learns less of it by heart, at no cost in time.
 
     Returns:
         tf.data.Dataset of (inputs, targets), int32 (B, T) each.
 
     Raises:
-        ValueError: if the corpus is not longer than the context, or a size is below 1.
+        ValueError: if the corpus is not longer than the context, a size is below 1, or noise
+            is outside [0, 1).
 
     Example:
         >>> dataset = random_batches(np.arange(100), context_length=8, batch_size=4)
         >>> inputs, targets = next(iter(dataset))
         >>> bool((inputs[:, 1:] == targets[:, :-1]).numpy().all())
         True
+
+    Source: noise: Xie et al., "Data Noising as Smoothing in Neural Network Language Models"
+    (2017), section 3.2, unigram noising.
     """
     import tensorflow as tf
 
     check_positive("batch_size", batch_size)
+    check_rate("noise", noise)
     corpus = tf.constant(check_corpus(token_ids, context_length))
     # A longer text needs larger numbers; both draw in their own way.
     place_type = tf.int32 if len(token_ids) < 2**31 else tf.int64
@@ -112,7 +120,18 @@ def random_batches(token_ids, context_length, batch_size, seed=0):
             dtype=place_type,
         )
         examples = tf.gather(corpus, starts + places)  # (B, 1) + (T + 1,) -> (B, T + 1)
-        return shift(examples)
+        inputs, targets = shift(examples)
+        return (disturb(inputs, index) if noise else inputs), targets
+
+    def disturb(inputs, index):
+        """Replace a share of the tokens by others of the corpus: (B, T) -> (B, T)."""
+        seeds = [tf.stack([tf.constant(seed, tf.int64), -2 * index - k]) for k in (1, 2)]
+        shape = batch_size, context_length
+        chosen = tf.random.stateless_uniform(shape, seeds[0]) < noise
+        drawn = tf.random.stateless_uniform(
+            shape, seeds[1], maxval=tf.constant(len(token_ids), place_type), dtype=place_type
+        )
+        return tf.where(chosen, tf.gather(corpus, drawn), inputs)
 
     return tf.data.Dataset.counter().map(draw, num_parallel_calls=1).prefetch(tf.data.AUTOTUNE)
 

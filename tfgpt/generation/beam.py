@@ -6,6 +6,7 @@ With one beam it is greedy decoding.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import keras
 import numpy as np
@@ -13,6 +14,8 @@ from keras import ops
 
 from tfgpt.compilation import run_compiled
 from tfgpt.generation.cache import cache_room, read_text
+from tfgpt.generation.constraints import constraint_rules, start_states
+from tfgpt.generation.decoding import allowed_tokens, next_states
 from tfgpt.generation.prompts import MOST_STOP_TOKENS
 from tfgpt.generation.request import stop_token_row
 from tfgpt.masks import padding_mask
@@ -125,11 +128,12 @@ class BeamSearch:
 
     beam_size: int = 4
     length_penalty: float = 1.0
+    takes_constraint: ClassVar[bool] = True
 
     def __post_init__(self):
         check_beams(self.beam_size, self.length_penalty)
 
-    def search(self, model, prompt, max_new_tokens, stop_tokens, vocab_size):
+    def search(self, model, prompt, max_new_tokens, stop_tokens, vocab_size, constraint=None):
         """Find the best continuation of each prompt.
 
         The first call for a batch size compiles the search. Prompts of other lengths,
@@ -142,6 +146,8 @@ class BeamSearch:
             max_new_tokens: int >= 1, N; T + N <= context_length.
             stop_tokens: tuple of at most 8 ints, the tokens that end a text.
             vocab_size: int, only ids below it are chosen.
+            constraint: Constraint, which texts are allowed; None: all. Their probability
+                remains that of the model.
 
         Returns:
             int32 array (B, T + N), prompt included; after a stop token a text is
@@ -152,6 +158,8 @@ class BeamSearch:
         """
         arguments = search_arguments(model, prompt, max_new_tokens, stop_tokens, vocab_size)
         arguments[1]["length_penalty"] = np.float32(self.length_penalty)
+        arguments[1]["rules"] = constraint_rules(constraint, model.vocab_size)
+        arguments[1]["states"] = start_states(constraint, prompt)
         token_ids, scores = run_compiled(model, text_loop, arguments, self.beam_size)
         check_scores(scores)
         return np.asarray(token_ids)[:, : prompt.shape[1] + max_new_tokens]
@@ -249,7 +257,7 @@ def target_loop(model, source, numbers, beam_size):
         ops.full((batch, beam_size, room + 1), numbers["start_id"], dtype="int32"),
         (ops.zeros((), dtype="int32"), numbers["steps"]),
         ops.arange(model.target_vocab_size) != model.pad_id,
-        numbers | {"stop_tokens": numbers["end_id"][None]},
+        numbers | {"stop_tokens": numbers["end_id"][None], "rules": {}, "states": source[:, 0]},
     )
     token_ids = token_ids[:, :, 1:]
     is_end = ops.cast(token_ids == numbers["end_id"], "int32")
@@ -267,7 +275,8 @@ def beam_loop(step, caches, token_ids, places, allowed, numbers):
         token_ids: int32 tensor (B, K, C), the beginnings; the beams of a text are alike.
         places: two int scalars: the place of the newest token, and the last to be written.
         allowed: bool tensor (V,), the tokens that may be chosen.
-        numbers: dict of tensors: stop_tokens (S,), length_penalty.
+        numbers: dict of tensors: stop_tokens (S,), length_penalty; the rules of a constraint,
+            or none, and its states (B,).
 
     Returns:
         token_ids: int32 tensor (B, K, C), best first. An ended beam is filled with the
@@ -276,27 +285,33 @@ def beam_loop(step, caches, token_ids, places, allowed, numbers):
     """
     batch, beam_size, _ = token_ids.shape
     first, last = places
-    length_penalty = numbers["length_penalty"]
+    length_penalty, rules = numbers["length_penalty"], numbers["rules"]
 
-    def advance(position, token_ids, totals, lengths, ended, finished, caches):
+    def advance(position, token_ids, totals, lengths, ended, finished, caches, states):
         newest = ops.take(token_ids, position, axis=2)  # (B, K)
         logits, caches = step(ops.reshape(newest, (-1, 1)), caches, position)
         continuations = ops.reshape(ops.log_softmax(logits), (batch, beam_size, -1))
-        continuations = only_repeats_after_end(continuations, newest, ended, allowed)
+        may_follow = allowed
+        if rules:
+            left = ops.broadcast_to(last - position, states.shape)
+            may_follow = allowed & allowed_tokens(rules, states, left)  # (B, K, V)
+        continuations = only_repeats_after_end(continuations, newest, ended, may_follow)
         lengths = lengths + ops.cast(~ended, "float32")
         beams, tokens, totals = choose(continuations, totals, lengths, length_penalty)
 
+        if rules:
+            states = next_states(rules, pick_beams(states, beams), tokens)
         token_ids, lengths = pick_beams(token_ids, beams), pick_beams(lengths, beams)
         token_ids = ops.slice_update(token_ids, (0, 0, position + 1), tokens[..., None])
         had_ended = pick_beams(ended, beams)
         ended = had_ended | is_any_of(tokens, numbers["stop_tokens"])
-        scores = totals / penalty(lengths, length_penalty)
+        scores = penalised(totals, lengths, length_penalty)
         new = ops.where(ended & ~had_ended, scores, IMPOSSIBLE)
         finished = best_of(finished, (fill_after(token_ids, position + 1), new))
         caches = keras.tree.map_structure(lambda x: reorder_rows(x, beams), caches)
-        return position + 1, token_ids, totals, lengths, ended, finished, caches
+        return position + 1, token_ids, totals, lengths, ended, finished, caches, states
 
-    def unfinished(position, token_ids, totals, lengths, ended, finished, caches):
+    def unfinished(position, token_ids, totals, lengths, ended, finished, caches, states):
         return (position < last) & ~ops.all(ended)
 
     nothing = ops.full((batch, beam_size), IMPOSSIBLE, dtype="float32")
@@ -309,12 +324,13 @@ def beam_loop(step, caches, token_ids, places, allowed, numbers):
         ops.zeros((batch, beam_size), dtype="bool"),
         (token_ids, nothing),
         caches,
+        ops.repeat(numbers["states"][:, None], beam_size, axis=1),
     )
-    position, token_ids, totals, lengths, ended, finished, _ = ops.while_loop(
+    position, token_ids, totals, lengths, ended, finished, *_ = ops.while_loop(
         unfinished, advance, state
     )
     # An ended beam is among the finished ones already.
-    running = ops.where(ended, IMPOSSIBLE, totals / penalty(lengths, length_penalty))
+    running = ops.where(ended, IMPOSSIBLE, penalised(totals, lengths, length_penalty))
     return best_of(finished, (fill_after(token_ids, position), running))
 
 
@@ -361,6 +377,12 @@ def penalty(lengths, length_penalty):
     return ((5.0 + lengths) / 6.0) ** length_penalty
 
 
+def penalised(totals, lengths, length_penalty):
+    """Divide log-probabilities by the penalty; what is impossible stays so."""
+    possible = totals > IMPOSSIBLE / 2
+    return ops.where(possible, totals / penalty(lengths, length_penalty), totals)
+
+
 def only_repeats_after_end(continuations, newest, ended, allowed):
     """Let an ended beam repeat its last token only, and a running one only choose as allowed.
 
@@ -368,7 +390,7 @@ def only_repeats_after_end(continuations, newest, ended, allowed):
         continuations: float32 tensor (B, K, V), log-probabilities.
         newest: int tensor (B, K), the last tokens.
         ended: bool tensor (B, K).
-        allowed: bool tensor (V,).
+        allowed: bool tensor (V,) or (B, K, V).
 
     Returns:
         float32 tensor (B, K, V).
@@ -395,7 +417,7 @@ def choose(continuations, totals, lengths, length_penalty):
     """
     batch, beam_size, vocab_size = continuations.shape
     candidates = totals[..., None] + continuations  # (B, K, V)
-    ranks = candidates / penalty(lengths, length_penalty)[..., None]
+    ranks = penalised(candidates, lengths[..., None], length_penalty)
     _, places = ops.top_k(ops.reshape(ranks, (batch, -1)), beam_size)  # (B, K)
     places = ops.cast(places, "int32")
     flat = ops.reshape(candidates, (batch, -1))

@@ -14,6 +14,7 @@ from keras import ops
 
 from tfgpt.compilation import compiled
 from tfgpt.generation.cache import cache_room, read_text
+from tfgpt.generation.constraints import FORBIDDEN, NEVER, constraint_rules, start_states
 from tfgpt.generation.prompts import row_generators
 from tfgpt.generation.request import make_request, stop_token_row
 from tfgpt.generation.samplers import Greedy, adjust_logits, draw, make_samplers
@@ -37,6 +38,7 @@ def generate(
     strategy=None,
     num_samples=1,
     vocab_size=None,
+    constraint=None,
 ):
     """Continue prompts with tokens drawn from a GPT.
 
@@ -79,6 +81,8 @@ def generate(
         num_samples: int >= 1, continuations of each prompt, one after the other: row
             i x num_samples + j is number j of prompt i.
         vocab_size: int in [1, V], ids from it on are never generated; None: V.
+        constraint: Constraint, which new texts are allowed: BannedPhrases or Grammar of
+            `tfgpt.safety`; with any samplers, or with BeamSearch. None: all.
 
     Returns:
         int32 array (B, T + N), prompt included. For prompts of different lengths
@@ -117,6 +121,7 @@ def generate(
         strategy=strategy,
         num_samples=num_samples,
         vocab_size=vocab_size,
+        constraint=constraint,
     )
     if hasattr(request.strategy, "write"):
         rows = request.strategy.write(request)
@@ -133,6 +138,7 @@ def generate(
 def search_by_length(request):
     """Run a search on the prompts of each length: a list of B int32 arrays (T + N,)."""
     context_length = request.model.context_length
+    settings = {} if request.constraint is None else {"constraint": request.constraint}
     lengths = [len(prompt) for prompt in request.prompts]
     if max(lengths) + request.max_new_tokens > context_length:
         raise ValueError(
@@ -149,6 +155,7 @@ def search_by_length(request):
             request.max_new_tokens,
             request.stop_tokens,
             request.vocab_size,
+            **settings,
         )
         for place, row in zip(places, np.asarray(found, dtype="int32"), strict=True):
             rows[place] = row
@@ -183,8 +190,11 @@ class Decoding:
             self.random_numbers[self.lengths[row] : self.ends[row], row] = numbers
         # Places below it are written in every row.
         self.position = int(self.lengths.min())
+        # Where the automaton of the constraint is, after the prompt and what was written.
+        self.states = start_states(request.constraint, request.prompts)  # (B,)
         # The stop token that ended a row.
         self.endings = np.full(len(self.lengths), NO_TOKEN, dtype="int32")  # (B,)
+        self.rules = constraint_rules(request.constraint, self.model.vocab_size)
         has_cache = hasattr(self.model, "decode")
         self.cached = min(self.total, self.model.context_length) if has_cache else 0
         self.state = self.program = None
@@ -216,6 +226,7 @@ class Decoding:
         written = np.asarray(self.state["token_ids"])
         self.token_ids[:, : self.cached] = written[:, : self.cached]
         self.endings = np.array(self.state["endings"])
+        self.states = np.array(self.state["states"])
         start, self.position = self.position, int(self.state["position"])
         self.check_written(start)
 
@@ -238,6 +249,7 @@ class Decoding:
             "position": np.int32(self.position),
             "read": np.int32(0),
             "endings": self.endings,
+            "states": self.states,
         }
         settings = {
             "random_numbers": random_numbers,
@@ -246,6 +258,7 @@ class Decoding:
             "stop_tokens": stop_token_row(self.request.stop_tokens),
             "pad_id": np.int32(pad_id_of(self.model)),
             "vocab_size": np.int32(self.request.vocab_size),
+            "rules": self.rules,
         }
         state, settings = keras.tree.map_structure(ops.convert_to_tensor, (state, settings))
         self.state = {**state, "caches": self.model.make_caches(batch, room)}
@@ -265,11 +278,17 @@ class Decoding:
         window = self.token_ids[:, start : start + context]  # (B, C), one shape for all steps
         logits = self.model.predict_on_batch(window)[:, place - 1 - start]  # (B, V)
         logits = hide_tokens(logits, pad_id_of(self.model), self.request.vocab_size)
+        if self.rules:
+            allowed = allowed_tokens(self.rules, self.states, self.ends - place)
+            logits = ops.where(allowed, logits, -np.inf)
         numbers = self.random_numbers[place]  # (B,)
         chosen = choose_tokens(self.request.samplers, logits, self.token_ids, place, numbers)
         chosen = np.asarray(chosen)
         self.token_ids[is_written, place] = chosen[is_written]
         self.check_written(place)
+        if self.rules:
+            moved = np.asarray(next_states(self.rules, self.states, chosen))
+            self.states = np.where(is_written, moved, self.states)
         ends = is_written & np.isin(chosen, self.request.stop_tokens)
         self.endings[ends] = chosen[ends]
 
@@ -295,50 +314,58 @@ def decode_loop(model, state, until, settings, kinds):
 
     Args:
         model: GPT.
-        state: dict: token_ids int32 (B, R), caches, endings int32 (B,), and two
+        state: dict: token_ids int32 (B, R), caches, endings and states int32 (B,), and two
             scalars: position, below which places are written, and read, below which
             they are in the caches.
         until: int32 scalar.
         settings: dict: random_numbers float32 (R, B), lengths and ends int32 (B,),
-            stop_tokens int32 (8,), pad_id, vocab_size, and the numbers of each sampler.
+            stop_tokens int32 (8,), pad_id, vocab_size, the rules of a constraint, or none,
+            and the numbers of each sampler.
         kinds: tuple of classes, the samplers.
 
     Returns:
         dict, the new state.
     """
     samplers = [kind(**numbers) for kind, numbers in zip(kinds, settings["numbers"], strict=True)]
+    rules = settings["rules"]
 
-    def unfinished(position, token_ids, caches, endings):
+    def unfinished(position, token_ids, caches, endings, states):
         return (position < until) & ops.any((endings == NO_TOKEN) & (position < settings["ends"]))
 
-    def write_token(position, token_ids, caches, endings):
+    def write_token(position, token_ids, caches, endings, states):
         newest = ops.take(token_ids, position - 1, axis=1)[:, None]  # (B, 1)
         hidden, caches = model.decode(newest, caches, position - 1)
         logits = model.logits(hidden)[:, 0]  # (B, 1, V) -> (B, V)
         logits = hide_tokens(logits, settings["pad_id"], settings["vocab_size"])
+        if rules:
+            allowed = allowed_tokens(rules, states, settings["ends"] - position)  # (B, V)
+            logits = ops.where(allowed, logits, -np.inf)
         numbers = ops.take(settings["random_numbers"], position, axis=0)  # (B,)
         chosen = choose_tokens(samplers, logits, token_ids, position, numbers)
         chosen = ops.where(endings == NO_TOKEN, chosen, endings)
         in_prompt = position < settings["lengths"]
+        if rules:
+            states = ops.where(in_prompt, states, next_states(rules, states, chosen))
         is_stop = ops.any(chosen[:, None] == settings["stop_tokens"], axis=-1)
         endings = ops.where(~in_prompt & is_stop, chosen, endings)
         chosen = ops.where(in_prompt, ops.take(token_ids, position, axis=1), chosen)
         token_ids = ops.slice_update(token_ids, (0, position), chosen[:, None])
-        return position + 1, token_ids, caches, endings
+        return position + 1, token_ids, caches, endings, states
 
     # All written places but the last, which is read when it is used.
     end = ops.minimum(state["position"], until) - 1
     caches, _ = read_text(model, state["token_ids"], state["read"], end, state["caches"])
-    position, token_ids, caches, endings = ops.while_loop(
+    position, token_ids, caches, endings, states = ops.while_loop(
         unfinished,
         write_token,
-        (state["position"], state["token_ids"], caches, state["endings"]),
+        (state["position"], state["token_ids"], caches, state["endings"], state["states"]),
     )
     return {
         "token_ids": token_ids,
         "position": position,
         "read": position - 1,
         "endings": endings,
+        "states": states,
         "caches": caches,
     }
 
@@ -372,6 +399,31 @@ def hide_tokens(logits, pad_id, vocab_size):
     token_ids = ops.arange(logits.shape[-1], dtype="int32")
     is_hidden = (token_ids == pad_id) | (token_ids >= vocab_size)
     return ops.where(is_hidden, -np.inf, ops.cast(logits, "float32"))
+
+
+def allowed_tokens(rules, states, left):
+    """Tell which tokens may follow.
+
+    Args:
+        rules: dict: table int32 (S, V), distances int32 (S,).
+        states: int32 tensor (...), where the automaton is.
+        left: int32 tensor (...), how many tokens may still be written, this one counted;
+            below 1 in a text that has all, which others outgrow.
+
+    Returns:
+        bool tensor (..., V).
+    """
+    left = ops.where(left > 0, left, NEVER)
+    following = ops.take(rules["table"], states, axis=0)  # (..., V)
+    distances = ops.take(rules["distances"], ops.maximum(following, 0), axis=0)
+    return (following != FORBIDDEN) & (distances < left[..., None])
+
+
+def next_states(rules, states, tokens):
+    """Move the automaton: int32 (...) and the chosen tokens int32 (...) -> int32 (...)."""
+    rows = ops.take(rules["table"], states, axis=0)  # (..., V)
+    tokens = ops.maximum(tokens, 0)[..., None]  # -1 where none could be chosen
+    return ops.maximum(ops.take_along_axis(rows, tokens, axis=-1)[..., 0], 0)
 
 
 def pad_id_of(model):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tfgpt.generation.constraints import check_constraint, constraint_stop
 from tfgpt.generation.prompts import (
     MOST_STOP_TOKENS,
     check_prompts,
@@ -28,6 +29,7 @@ class Request:
         stop_tokens: tuple of int.
         seed: int or None.
         vocab_size: int, ids from it on are never generated.
+        constraint: Constraint or None.
     """
 
     model: object
@@ -38,6 +40,7 @@ class Request:
     stop_tokens: tuple
     seed: int | None
     vocab_size: int
+    constraint: object = None
 
 
 def make_request(
@@ -51,6 +54,7 @@ def make_request(
     strategy=None,
     num_samples=1,
     vocab_size=None,
+    constraint=None,
     **settings,
 ):
     """Check the arguments of `generate`; `settings` are those of `make_samplers`."""
@@ -76,15 +80,25 @@ def make_request(
         )
     prompts = check_prompts(model, prompt_ids)
     vocab_size = check_vocab_size(model, vocab_size)
+    max_new_tokens = check_positive("max_new_tokens", max_new_tokens)
+    stop_token = constraint_stop(stop_token, constraint)
+    stop_tokens = check_stop_tokens(model, stop_token, vocab_size)
+    if constraint is not None:
+        check_constraint(constraint, prompts, vocab_size, stop_tokens, max_new_tokens)
+        if strategy is not None and not getattr(strategy, "takes_constraint", False):
+            raise ValueError(
+                f"strategy must be None or BeamSearch with a constraint, got {strategy!r}."
+            )
     return Request(
         model=model,
         prompts=[prompt for prompt in prompts for _ in range(num_samples)],
-        max_new_tokens=check_positive("max_new_tokens", max_new_tokens),
+        max_new_tokens=max_new_tokens,
         samplers=made if samplers is None else samplers,
         strategy=strategy,
-        stop_tokens=check_stop_tokens(model, stop_token, vocab_size),
+        stop_tokens=stop_tokens,
         seed=seed,
         vocab_size=vocab_size,
+        constraint=constraint,
     )
 
 

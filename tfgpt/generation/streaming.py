@@ -22,8 +22,8 @@ def stream(model, tokenizer, prompt, max_new_tokens, *, stop_strings=None, **set
         stop_strings: str, or list of str: the text ends before the first that the model
             writes; what may become one is held back.
         **settings: further arguments of `generate`: temperature, top_k, top_p, min_p,
-            repetition_penalty, samplers, stop_token, seed, vocab_size. vocab_size is by
-            default that of the tokenizer, if the model's is larger.
+            repetition_penalty, samplers, stop_token, seed, vocab_size, constraint.
+            vocab_size is by default that of the tokenizer, if the model's is larger.
 
     Returns:
         generator of str, not empty, without the prompt and the stop token. Bytes that

@@ -55,7 +55,7 @@ class TextModel(abc.ABC):
             stop_strings: str, or list of str: a text ends before the first that the model
                 writes. All tokens are made first; `stream` stops there.
             **settings: further arguments of `tfgpt.generate`. stop_token is by default
-                the end token of the tokenizer, if it has one.
+                the end token of the constraint or the tokenizer, if one has it.
 
         Returns:
             str for a str, list of str for a list: each text with its continuation, without
@@ -122,8 +122,10 @@ class TextModel(abc.ABC):
         return encoded
 
     def with_stop_token(self, settings):
-        """Add the end token of the tokenizer, if it has one, to settings without a stop token."""
-        return {"stop_token": getattr(self.tokenizer, "end_id", None), **settings}
+        """Add the end token of the constraint or the tokenizer to settings without a stop token."""
+        end_id = getattr(self.tokenizer, "end_id", None)
+        stop_token = getattr(settings.get("constraint"), "stop_token", None)
+        return {"stop_token": end_id if stop_token is None else stop_token, **settings}
 
 
 def until_stop(token_ids, start, stops):

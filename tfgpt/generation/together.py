@@ -36,7 +36,9 @@ class Wish:
     seed: int | None = None
 
 
-def decode_together(model, wishes, *, num_rows=None, stop_token=None, vocab_size=None):
+def decode_together(
+    model, wishes, *, num_rows=None, stop_token=None, vocab_size=None, constraint=None
+):
     """Begin a batch in which each row is what `generate` gives for its wish alone.
 
     Args:
@@ -44,7 +46,7 @@ def decode_together(model, wishes, *, num_rows=None, stop_token=None, vocab_size
         wishes: list of Wish.
         num_rows: int, rows of the batch; those that no wish needs write nothing, so that
             batches of different sizes share one program. None: as many as are needed.
-        stop_token, vocab_size: as in `generate`, for all.
+        stop_token, vocab_size, constraint: as in `generate`, for all.
 
     Returns:
         JoinedDecoding; `advance` writes its rows: the prompts in their order.
@@ -62,7 +64,7 @@ def decode_together(model, wishes, *, num_rows=None, stop_token=None, vocab_size
     parts, temperatures, shares = [], [], []
     for wish in wishes:
         settings = {"temperature": wish.temperature, "top_p": wish.top_p, "seed": wish.seed}
-        limits = {"stop_token": stop_token, "vocab_size": vocab_size}
+        limits = {"stop_token": stop_token, "vocab_size": vocab_size, "constraint": constraint}
         request = make_request(model, wish.prompts, wish.max_new_tokens, **settings, **limits)
         parts.append(Decoding(request))
         is_greedy = wish.temperature == 0
@@ -83,7 +85,7 @@ class JoinedDecoding(Decoding):
     """A batch that is made of several.
 
     Args:
-        parts: list of Decoding, of one model, with the same stop tokens and vocab_size.
+        parts: list of Decoding, of one model, with the same stop tokens, vocab_size and constraint.
         samplers: list of samplers of all rows.
         num_rows: int >= the rows of all parts; those behind them copy the first and end at 0.
     """
@@ -100,6 +102,8 @@ class JoinedDecoding(Decoding):
 
         self.lengths = stacked([part.lengths for part in parts])  # (B,)
         self.endings = stacked([part.endings for part in parts])  # (B,)
+        self.states = stacked([part.states for part in parts])  # (B,)
+        self.rules = parts[0].rules
         self.ends = stacked([part.ends for part in parts])  # (B,)
         self.ends[num_rows - missing :] = 0
         width = max(self.total, self.model.context_length)

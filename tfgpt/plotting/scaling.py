@@ -1,10 +1,13 @@
 """Figures of sizes: losses with their scaling law, and the best learning rates of widths."""
 
+from itertools import cycle
+
 import numpy as np
 
 from tfgpt.plotting.figures import add_title_and_save, check_save, new_figure, style_text
 
 CURVE_POINTS = 100
+DASHES = ("-", "--", "-.", ":")  # beside the colour, for who does not see it
 LOSS_LABEL = "loss (nats per token)"
 FITTED = {"linestyle": "", "marker": "o", "markersize": 6, "label": "fitted run"}
 PREDICTED = {"linestyle": "", "marker": "*", "markersize": 13, "label": "predicted run"}
@@ -48,8 +51,9 @@ def plot_scaling_law(law, parameters, tokens, losses, predicted=None, title=None
     axis = axes[0, 0]
     sizes = np.geomspace(parameters.min() / 1.2, parameters.max() * 1.2, CURVE_POINTS)
     lengths = np.unique(tokens)
-    for length, colour in zip(lengths, colours(len(lengths)), strict=True):
-        axis.plot(sizes, law.loss(sizes, length), color=colour, label=f"{short(length)} tokens")
+    for length, colour, dashes in zip(lengths, colours(len(lengths)), cycle(DASHES), strict=False):
+        label = f"{short(length)} tokens"
+        axis.plot(sizes, law.loss(sizes, length), color=colour, linestyle=dashes, label=label)
         for kind, mark in ((~predicted, FITTED), (predicted, PREDICTED)):
             some = kind & (tokens == length)
             axis.plot(parameters[some], losses[some], color=colour, **EDGE, **mark)
@@ -83,11 +87,13 @@ def plot_best_rates(curves, title=None, save=None):
         raise ValueError(f"curves must hold at least one width for each rule, got {curves!r}.")
     figure, axes = new_figure(1, len(curves), size=(4.0, 3.8))
     widths = sorted({width for rule in curves.values() for width in rule})
-    colour_of = dict(zip(widths, colours(len(widths)), strict=True))
+    style_of = dict(
+        zip(widths, zip(colours(len(widths)), cycle(DASHES), strict=False), strict=True)
+    )
     for axis, (rule, by_width) in zip(axes[0], curves.items(), strict=True):
         axis.sharey(axes[0, 0])
         for width, (rates, losses) in sorted(by_width.items()):
-            draw_rates(axis, rates, losses, colour_of[width], f"width {width}")
+            draw_rates(axis, rates, losses, style_of[width], f"width {width}")
         (text,), style = style_text([str(rule)])
         axis.set_title(text, **style)
         axis.set_xscale("log")
@@ -97,11 +103,12 @@ def plot_best_rates(curves, title=None, save=None):
     return add_title_and_save(figure, title, save)
 
 
-def draw_rates(axis, rates, losses, colour, label):
+def draw_rates(axis, rates, losses, style, label):
     """Draw the losses of one width over its rates, with a ring around the best."""
     rates, losses = check_columns({"rates": rates, "losses": losses})
     order, best = np.argsort(rates), np.argmin(losses)
-    axis.plot(rates[order], losses[order], marker=".", color=colour, label=label)
+    colour, dashes = style
+    axis.plot(rates[order], losses[order], dashes, marker=".", color=colour, label=label)
     ring = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "markeredgewidth": 1.8}
     axis.plot(rates[best], losses[best], linestyle="", color=colour, **ring)
 
@@ -156,5 +163,5 @@ def add_legend(axis, marks):
     """Explain the curves, then the marks of runs, in grey: their colour is that of the curve."""
     from matplotlib.lines import Line2D
 
-    curves = [line for line in axis.lines if line.get_linestyle() == "-"]
+    curves = [line for line in axis.lines if line.get_linestyle() != "None"]
     axis.legend(handles=[*curves, *(Line2D([], [], color="grey", **mark) for mark in marks)])

@@ -4,6 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tfgpt.generation.constraints import (
+    FORBIDDEN,
+    check_constraint,
+    constraint_stop,
+    start_states,
+)
 from tfgpt.generation.pieces import check_stop_strings, text_pieces, until_string
 from tfgpt.generation.prompts import (
     check_prompts,
@@ -75,7 +81,7 @@ class LiteModel(TextModel):
             max_new_tokens: int >= 1, N.
             num_samples: int >= 1, continuations of each prompt, one after the other.
             **settings: as for `tfgpt.generate`: temperature, top_k, top_p, stop_token, seed,
-                min_p, repetition_penalty, no_repeat_ngram_size, vocab_size.
+                min_p, repetition_penalty, no_repeat_ngram_size, vocab_size, constraint.
 
         Returns:
             int32 array (B, T + N), prompt included, filled with the stop token. For prompts of
@@ -137,6 +143,7 @@ class Request:
         stop_tokens: tuple of int.
         hidden: bool array (V,), True for what is never written.
         numbers: list of float32 arrays (N,), a random number for each new token.
+        constraint: Constraint or None.
     """
 
     prompts: list
@@ -145,10 +152,19 @@ class Request:
     stop_tokens: tuple
     hidden: np.ndarray
     numbers: list
+    constraint: object
 
 
 def make_request(
-    model, prompts, max_new_tokens, *, stop_token=None, seed=None, vocab_size=None, **settings
+    model,
+    prompts,
+    max_new_tokens,
+    *,
+    stop_token=None,
+    seed=None,
+    vocab_size=None,
+    constraint=None,
+    **settings,
 ):
     """Check what is asked of a LiteModel; `settings` are those of `Sampling`."""
     sampling = Sampling(**settings)
@@ -157,17 +173,21 @@ def make_request(
     vocab_size = check_vocab_size(model, vocab_size)
     check_positive("max_new_tokens", max_new_tokens)
     check_room(model, prompts, max_new_tokens)
+    stop_tokens = check_stop_tokens(model, constraint_stop(stop_token, constraint), vocab_size)
+    if constraint is not None:
+        check_constraint(constraint, prompts, vocab_size, stop_tokens, max_new_tokens)
     token_ids = np.arange(model.vocab_size)
     return Request(
         prompts=prompts,
         max_new_tokens=int(max_new_tokens),
         sampling=sampling,
-        stop_tokens=check_stop_tokens(model, stop_token, vocab_size),
+        stop_tokens=stop_tokens,
         hidden=(token_ids == model.pad_id) | (token_ids >= vocab_size),
         numbers=[
             generator.random(max_new_tokens, dtype="float32")
             for generator in row_generators(prompts, seed)
         ],
+        constraint=constraint,
     )
 
 
@@ -196,6 +216,7 @@ def write_tokens(program, request, rows):
     """
     texts = [request.prompts[row].tolist() for row in rows]
     has_ended = [False] * len(texts)
+    states = start_states(request.constraint, [request.prompts[row] for row in rows])
     for place in range(request.max_new_tokens):
         logits = program.next_logits(texts)
         logits[:, request.hidden] = -np.inf
@@ -203,6 +224,9 @@ def write_tokens(program, request, rows):
             token = text[-1]
             if not has_ended[index]:
                 number = request.numbers[row][place]
+                if request.constraint is not None:
+                    left = request.max_new_tokens - place
+                    hide_forbidden(logits[index], request.constraint, states[index], left)
                 token = choose_token(request.sampling, logits[index], text, number)
                 has_ended[index] = token in request.stop_tokens
             if token == NO_TOKEN:
@@ -210,10 +234,20 @@ def write_tokens(program, request, rows):
                     "model must give finite logits and leave a token to choose, got NaN, infinity "
                     f"or none at place {len(text)} of row {row}."
                 )
+            if request.constraint is not None:
+                states[index] = request.constraint.table[states[index], token]
             text.append(token)
         yield texts
         if all(has_ended):
             return
+
+
+def hide_forbidden(logits, constraint, state, left):
+    """Make what a constraint forbids impossible, in place, in logits (V,)."""
+    following = constraint.table[state]
+    allowed = (following != FORBIDDEN) & (constraint.distances[following] < left)
+    logits[: len(allowed)][~allowed] = -np.inf
+    logits[len(allowed) :] = -np.inf
 
 
 def new_tokens(program, request):

@@ -58,6 +58,21 @@ def export_litert(model, tokenizer, path, quantize=None, room=None, batch_size=1
         >>> path.stat().st_size < 100_000
         True
     """
+    with tempfile.TemporaryDirectory() as folder:
+        parts = save_parts(folder, model, tokenizer, quantize, room, batch_size)
+        return join_parts(folder, parts, path)
+
+
+def save_parts(folder, model, tokenizer, quantize=None, room=None, batch_size=1):
+    """Do the first half of `export_litert`, after which the model is not needed.
+
+    Args:
+        folder: path, empty, where the programs wait as a SavedModel.
+        model, tokenizer, quantize, room, batch_size: as for `export_litert`.
+
+    Returns:
+        what `join_parts` takes.
+    """
     check_choice("quantize", quantize, QUANTIZE)
     check_positive("batch_size", batch_size)
     if isinstance(model, Transformer):
@@ -71,16 +86,19 @@ def export_litert(model, tokenizer, path, quantize=None, room=None, batch_size=1
     model = in_float32(model)
     describe = describe_gpt if isinstance(model, GPT) else describe_translator
     programs, arrays, facts = describe(model, room, batch_size)
-    names = list(programs)
-    with tempfile.TemporaryDirectory() as folder:
-        save_programs(folder, model, programs)
-        del model, programs
-        gc.collect()  # converting takes several times the memory of the weights
-        program = convert(folder, names, quantize)
-    table, arrays = place_table(program, arrays, quantize)
-    facts = Facts(**facts, room=room, batch_size=batch_size, quantize=quantize, table=table)
+    save_programs(folder, model, programs)
+    facts |= {"room": room, "batch_size": batch_size, "quantize": quantize}
+    return list(programs), arrays, facts, tokenizer
+
+
+def join_parts(folder, parts, path):
+    """Do the second half of `export_litert`: what `save_parts` wrote and returned -> Path."""
+    names, arrays, facts, tokenizer = parts
+    gc.collect()  # converting takes several times the memory of the weights
+    program = convert(folder, names, facts["quantize"])
+    table, arrays = place_table(program, arrays, facts["quantize"])
     with replaced_file(Path(path)) as beside:
-        write_lite_file(beside, program, facts, tokenizer, arrays)
+        write_lite_file(beside, program, Facts(**facts, table=table), tokenizer, arrays)
     return Path(path)
 
 

@@ -53,6 +53,7 @@ def export_saved_model(model, folder, batch_size=1):
             "position": written,
             "read": tf.zeros((), "int32"),
             "endings": tf.fill((batch_size,), NO_TOKEN),
+            "states": tf.zeros((batch_size,), "int32"),
             "caches": model.make_caches(batch_size, length),
         }
         settings = {
@@ -62,6 +63,7 @@ def export_saved_model(model, folder, batch_size=1):
             "stop_tokens": tf.fill((MOST_STOP_TOKENS,), NO_TOKEN),
             "pad_id": tf.constant(pad_id_of(model)),
             "vocab_size": tf.constant(model.vocab_size),
+            "rules": {},
             "numbers": ({},),
         }
         state = decode_loop(model, state, end, settings, (Greedy,))

@@ -73,18 +73,20 @@ class Served:
             a tokenizer and a method `stream`, whose texts are written one token in turn.
         name: str, what clients call it.
         limits: Limits.
+        constraint: Constraint of all texts, or None.
 
     Raises:
         ValueError: if the model gives labels or tags, or has no tokenizer.
     """
 
-    def __init__(self, text_model, name, limits):
+    def __init__(self, text_model, name, limits, constraint=None):
         if not hasattr(text_model, "stream"):
             task = getattr(text_model, "task", type(text_model).__name__)
             raise ValueError(f"model must write text to be served, got the task {task!r}.")
         if text_model.tokenizer is None:
             raise ValueError("model must have a tokenizer to be served, got a file without one.")
         self.text_model, self.name, self.limits = text_model, name, limits
+        self.constraint = constraint
         self.tokenizer = text_model.tokenizer
         self.gpt = getattr(text_model, "model", None)
         self.task = getattr(text_model, "task", None)
@@ -149,6 +151,7 @@ class Served:
             num_rows=next(size for size in row_sizes(self.limits.rows) if size >= num_rows),
             stop_token=getattr(self.tokenizer, "end_id", None),
             vocab_size=min(self.tokenizer.vocab_size, self.gpt.vocab_size),
+            constraint=self.constraint,
         )
 
     def warm_up(self):
@@ -170,6 +173,8 @@ class Served:
     def write_alone(self, job, index):
         """Yield the pieces of one text."""
         settings = dict(job.settings)
+        if self.constraint is not None:
+            settings["constraint"] = self.constraint
         if settings["seed"] is not None:  # samples of one prompt differ
             settings["seed"] += index % job.ask.num_samples
         stops = job.ask.stop_strings

@@ -34,7 +34,9 @@ HEADERS = {
 SENTENCES = {404: "There is nothing at {path}.", 405: "{path} does not take the method {method}."}
 
 
-def serve(text_model, name, host="127.0.0.1", port=8000, api_key=None, limits=None):
+def serve(
+    text_model, name, host="127.0.0.1", port=8000, api_key=None, limits=None, constraint=None
+):
     """Serve a model until SIGTERM or Ctrl-C; requests under way are finished then.
 
     Args:
@@ -44,6 +46,7 @@ def serve(text_model, name, host="127.0.0.1", port=8000, api_key=None, limits=No
         port: int; 0: any that is free.
         api_key: str, what clients must send; None: nothing.
         limits: Limits; None: the default ones.
+        constraint: Constraint of all texts, such as BannedPhrases; None: all are allowed.
 
     Raises:
         ImportError: if starlette or uvicorn is missing.
@@ -52,7 +55,7 @@ def serve(text_model, name, host="127.0.0.1", port=8000, api_key=None, limits=No
     """
     from tfgpt.signals import termination_as_interrupt
 
-    app = make_app(text_model, name, limits, api_key)
+    app = make_app(text_model, name, limits, api_key, constraint)
     with listen(host, port) as listener:
         app.state.served.warm_up()
         address = f"[{host}]" if ":" in host else host
@@ -100,7 +103,7 @@ def make_server(app):
     return uvicorn.Server(config)
 
 
-def make_app(text_model, name, limits=None, api_key=None):
+def make_app(text_model, name, limits=None, api_key=None, constraint=None):
     """Make the ASGI app of a model; see `serve`.
 
     Returns:
@@ -117,7 +120,7 @@ def make_app(text_model, name, limits=None, api_key=None):
         raise ImportError(message) from error
     if api_key is not None and not api_key.strip():
         raise ValueError(f"api_key must have a character, got {api_key!r}.")
-    served = Served(text_model, name, limits or Limits())
+    served = Served(text_model, name, limits or Limits(), constraint)
     batcher = Batcher(served)
 
     @contextlib.asynccontextmanager

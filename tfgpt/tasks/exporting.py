@@ -1,9 +1,10 @@
 """A trained model in the form that another program needs."""
 
+import tempfile
 from pathlib import Path
 
 from tfgpt.bundle import DTYPES, TOKENIZER, checked_path, load_bundle, save_bundle
-from tfgpt.serving.litert_export import export_litert
+from tfgpt.serving.litert_export import join_parts, save_parts
 from tfgpt.serving.onnx_export import export_onnx
 from tfgpt.serving.saved_model import export_saved_model
 from tfgpt.validation import check_choice
@@ -56,18 +57,27 @@ def export_run(
     if format == "keras" and out.suffix != ".keras":
         raise ValueError(f"out must end in .keras, got {str(out)!r}.")
     checked_path(Path(folder), TOKENIZER)
-    write(*load_bundle(folder), out, format, {name: options[name] for name in OPTIONS[format]})
+    options = {name: options[name] for name in OPTIONS[format]}
+    if format == "litert":
+        write_litert(folder, out, options)
+    else:
+        write(*load_bundle(folder), out, format, options)
     files = [out] if out.is_file() else [path for path in out.rglob("*") if path.is_file()]
     print(f"{out}: {sum(path.stat().st_size for path in files) / 1e6:,.1f} MB.")
     return out
 
 
+def write_litert(folder, out, options):
+    """Write a file for LiteRT; the model has left the memory when the conversion begins."""
+    with tempfile.TemporaryDirectory() as programs:
+        parts = save_parts(programs, *load_bundle(folder), **options)
+        join_parts(programs, parts, out)
+
+
 def write(model, tokenizer, out, format, options):
-    """Write a model in one of the formats."""
+    """Write a model in one of the other formats."""
     if format == "bundle":
         save_bundle(out, model, tokenizer, **options)
-    elif format == "litert":
-        export_litert(model, tokenizer, out, **options)
     elif format == "onnx":
         export_onnx(model, out)
     elif format == "savedmodel":
