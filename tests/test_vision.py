@@ -275,6 +275,7 @@ def test_the_cache_writes_what_full_passes_write(way, rng):
 
 
 @pytest.mark.slow
+@pytest.mark.requires_tensorflow
 def test_beams_see_the_images_of_their_call(rng):
     model = small_model(rng, "prefix", num_layers=1)
     prompts = texts(model, (5, "i", 8))
@@ -284,6 +285,7 @@ def test_beams_see_the_images_of_their_call(rng):
 
 
 @pytest.mark.slow
+@pytest.mark.requires_tensorflow
 def test_samplers_draw_the_same_with_the_same_seed(rng):
     model = small_model(rng, "cross", num_layers=1)
     prompts = texts(model, ("i", 7), (5, "i", 8))

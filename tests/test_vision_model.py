@@ -5,14 +5,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from tests.layer_check import randomize
 from tfgpt import GPT, BPETokenizer, cli, make_train_step
+from tfgpt.data import DATA_FOLDER
 from tfgpt.plotting import plot_deletion, plot_patch_weights
 from tfgpt.schedules import make_optimizer
 from tfgpt.tasks import vision, vision_batches, vision_classes, vision_scores
 from tfgpt.vision import (
+    LANGUAGES,
     QUESTIONS,
     ImageEncoder,
     VisionGPT,
@@ -178,10 +180,22 @@ def test_only_answers_are_learned(way, parts, tokenizer):
         for row, wanted in zip(token_ids, targets, strict=True):
             (places,) = wanted.nonzero()
             assert wanted[places[-1]] == tokenizer.end_id  # the answer ends
-            np.testing.assert_array_equal(row[places[1:]], wanted[places[:-1]])
-            question = tokenizer.decode(row[: places[0] + 1])
-            assert question.rstrip().endswith("?") and places[0] >= (row == 1).sum()
+            assert places[0] >= (row == 1).sum()
+            np.testing.assert_array_equal(wanted[places[:-1]], row[places[:-1] + 1])
+            starts = places[np.diff(places, prepend=-9) > 1]  # the last token of each question
+            for start in starts:
+                assert tokenizer.decode(row[: start + 1]).rstrip().endswith("?")
     assert inputs["images"].shape[1] == 2  # the last one compares two pictures
+
+
+def test_a_row_never_asks_for_a_caption_and_a_group(parts, rng):
+    kinds = [
+        [question.kind for question in vision_batches.draw_questions(parts[0], rng)[0]]
+        for _ in range(200)
+    ]
+    assert all({"colour", "pixels"} <= set(row) for row in kinds)
+    assert all(len({"group", "en", "zh", "de", "fr", "es"} & set(row)) < 2 for row in kinds)
+    assert {kind for row in kinds for kind in row} == {*QUESTIONS, *LANGUAGES} - {"larger"}
 
 
 def test_a_moved_picture_keeps_its_answers_true(parts, rng):
@@ -334,3 +348,23 @@ def test_a_wrong_command_gets_one_sentence(arguments, message, tmp_path, capsys)
     assert cli.main(arguments) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and message in error
+
+
+@pytest.mark.slow
+def test_the_bundled_model_answers_about_a_picture_that_it_never_saw(tmp_path, capsys):
+    picture = Image.new("RGB", (120, 80), "white")
+    ImageDraw.Draw(picture).ellipse((30, 10, 90, 70), fill=(210, 30, 40))
+    picture.save(tmp_path / "ball.jpg")
+    figure = tmp_path / "attention.png"
+    question = "What is the main colour?"
+    command = ["ask", str(tmp_path / "ball.jpg"), question, "--attention", str(figure)]
+    assert cli.main(command) == 0
+    assert capsys.readouterr().out.startswith("red\n")
+    assert figure.stat().st_size > 1000
+    assert cli.main(["caption", str(tmp_path / "ball.jpg"), "--language", "zh"]) == 0
+    assert capsys.readouterr().out.strip()
+
+
+def test_the_bundled_model_is_small():
+    folder = DATA_FOLDER / "checkpoints" / "emoji"
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 6e6

@@ -196,7 +196,8 @@ def train_contrast(pictures, tokenizer, settings, seed=0):
         lambda: caption_batches(pictures, tokenizer, settings, seed), output_signature=signature
     ).prefetch(2)
     started = time.perf_counter()
-    rows = dual.fit(batches, steps_per_epoch=settings.contrast_steps, verbose=0).history
+    options = {"steps_per_epoch": settings.contrast_steps, "shuffle": False, "verbose": 0}
+    rows = dual.fit(batches, **options).history
     print(
         f"Contrast: {settings.contrast_steps:,} steps in {time.perf_counter() - started:.0f} s, "
         f"loss {rows['loss'][-1]:.2f} nats (ln {settings.batch_size} = "
