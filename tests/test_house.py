@@ -87,6 +87,11 @@ def test_adapters_and_files_of_others_need_the_core_only():
         assert imports_of(path) <= allowed | files | {"tfgpt"}, path
 
 
+def test_images_need_no_files_of_others_and_no_adapters():
+    for path in files_of("vision"):
+        assert not touches(imports_of(path), "pretrained", "tuning", "interpret"), path
+
+
 def test_safety_needs_texts_and_generation_only():
     below = ("safety", "generation", "data", "tokenizers", "validation")
     for path in files_of("safety"):

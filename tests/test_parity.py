@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from keras import ops
 
+from tests.vision_helpers import vit_weights
 from tfgpt import GPT, BPETokenizer, generate
 from tfgpt.pretrained import load_gpt2, save_gpt2
 from tfgpt.tuning import LoRA, adapt, load_peft, save_peft
+from tfgpt.vision import ImageEncoder, contrastive_loss
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -179,6 +181,45 @@ def test_other_adapters_of_peft_are_refused(tmp_path):
     with pytest.raises(ValueError, match="must fit the model"):
         load_peft(other, tmp_path / "adapter")
     assert len(other.trainable_weights) == len(other.weights)
+
+
+# Images
+
+
+def random_weights(model):
+    """Draw weights that all matter."""
+    for name, weight in model.named_parameters():
+        is_scale = name.endswith("weight") and weight.ndim == 1
+        torch.nn.init.normal_(weight, mean=float(is_scale), std=0.2)
+    return model.eval()
+
+
+@pytest.mark.parametrize("patch_size", [4, 8])
+def test_the_image_encoder_is_a_vit(patch_size, rng):
+    sizes = {"hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 40}
+    sizes |= {"num_hidden_layers": 3, "image_size": 16, "patch_size": patch_size}
+    config = transformers.ViTConfig(**sizes, layer_norm_eps=1e-6)
+    theirs = random_weights(transformers.ViTModel(config, add_pooling_layer=False))
+    ours = ImageEncoder(16, patch_size, 3, 24, 3, dff=40, class_token=True)
+    arrays = {name: weight.detach().numpy() for name, weight in theirs.named_parameters()}
+    weights = vit_weights(arrays, num_layers=3)
+    for weight in ours.weights:
+        weight.assign(weights[weight.path.partition("/")[2]])
+    images = rng.random((2, 16, 16, 3)).astype("float32")
+    with torch.no_grad():
+        pixels = 2 * torch.tensor(images).permute(0, 3, 1, 2) - 1
+        expected = theirs(pixels).last_hidden_state.numpy()
+    np.testing.assert_allclose(ops.convert_to_numpy(ours(images)), expected, rtol=0, atol=1e-5)
+
+
+def test_the_contrastive_loss_is_that_of_clip(rng):
+    from transformers.models.clip.modeling_clip import image_text_contrastive_loss
+
+    images, texts = rng.normal(size=(2, 6, 5)).astype("float32")
+    scale = 4.0
+    one, other = (torch.nn.functional.normalize(torch.tensor(x), dim=-1) for x in (images, texts))
+    expected = float(image_text_contrastive_loss(scale * other @ one.T))
+    assert float(contrastive_loss(images, texts, scale)) == pytest.approx(expected, abs=1e-5)
 
 
 # Tokenizer

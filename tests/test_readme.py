@@ -64,3 +64,11 @@ def test_a_file_writes_without_tensorflow(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     exec(example("One file without TensorFlow"), {"tfgpt": tfgpt})
     assert capsys.readouterr().out.startswith("The ")
+
+
+@pytest.mark.slow
+def test_a_picture_is_asked_about(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    exec(example("A GPT that sees"), {})
+    assert capsys.readouterr().out.startswith("red\n")
+    assert (tmp_path / "attention.png").exists()

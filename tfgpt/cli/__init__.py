@@ -13,7 +13,7 @@ import traceback
 import warnings
 from pathlib import Path
 
-from . import finetuning, serving, training
+from . import finetuning, serving, training, vision
 
 # TensorFlow would take all memory of a GPU that others may use too.
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
@@ -29,6 +29,7 @@ EXAMPLES = """examples:
   tfgpt finetune --task classify --data reviews_zh --out runs/reviews
   tfgpt predict runs/reviews "很好吃"                  the label of a text, or --file FILE
   tfgpt serve --model runs/mine                       answer OpenAI's clients and a browser
+  tfgpt ask picture.png "What is the main colour?"    also caption picture.png --language zh
   tfgpt doctor                                        what is wrong with this installation
 
 TFGPT_DEBUG=1 shows where an error comes from. NO_COLOR=1 leaves escape codes out."""
@@ -195,6 +196,7 @@ def make_parser():
     finetuning.add_commands(commands)
     training.add_commands(commands)
     serving.add_serve(commands)
+    vision.add_commands(commands)
     doctor = commands.add_parser("doctor", help="check versions, devices, CUDA and XLA")
     doctor.add_argument("--json", action="store_true", help="print the checks as JSON")
     doctor.set_defaults(run=run_doctor)

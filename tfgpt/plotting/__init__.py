@@ -15,6 +15,7 @@ from tfgpt.plotting.classification import (
     plot_confusion,
 )
 from tfgpt.plotting.diagrams import draw_course, draw_gpt, draw_layers, draw_transformer
+from tfgpt.plotting.images import plot_deletion, plot_patch_weights
 from tfgpt.plotting.scaling import plot_best_rates, plot_scaling_law
 from tfgpt.plotting.viewer import AttentionView, view_attention
 
@@ -30,9 +31,11 @@ __all__ = [
     "plot_best_rates",
     "plot_calibration",
     "plot_confusion",
+    "plot_deletion",
     "plot_histories",
     "plot_history",
     "plot_mask",
+    "plot_patch_weights",
     "plot_positional_encoding",
     "plot_rates",
     "plot_scaling_law",
