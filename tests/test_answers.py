@@ -40,12 +40,14 @@ def sized(answers, fast):
         yield pytest.param(*values, marks=pytest.mark.slow if slow else ())
 
 
-@pytest.mark.parametrize(("name", "answer"), sized(RIGHT, fast=0), ids=numbered(RIGHT))
+@pytest.mark.parametrize(("name", "answer"), list(sized(RIGHT, fast=0)), ids=numbered(RIGHT))
 def test_a_right_answer_in_another_style_passes(name, answer):
     assert check(name, answer)
 
 
-@pytest.mark.parametrize(("name", "answer", "message"), sized(WRONG, fast=1), ids=numbered(WRONG))
+@pytest.mark.parametrize(
+    ("name", "answer", "message"), list(sized(WRONG, fast=1)), ids=numbered(WRONG)
+)
 def test_a_wrong_answer_is_refused_with_the_case_and_its_hint(name, answer, message):
     with pytest.raises(AssertionError, match=f"^{name}, (?:{message})") as raised:
         check(name, answer)
