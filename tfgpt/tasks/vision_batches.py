@@ -11,10 +11,11 @@ from tfgpt.vision.questions import Question, answer_to, larger_answer, questions
 
 TEXT_LENGTH = 24  # tokens of a caption with tags
 SHIFT = 4  # pixels that a picture is moved by at most
-CAPTION_SHARE = 0.5  # of the rows with their own colours; the others ask for group and face
-RECOLOURED_SHARE = 0.25  # of all rows
-ENGLISH_SHARE = 0.4  # of the captions; the other languages share the rest
+# How often a kind is asked, of all questions about one picture.
+SHARES = {"group": 0.2, "colour": 0.2, "pixels": 0.12, "face": 0.08, "en": 0.16}
+SHARES |= dict.fromkeys(("zh", "de", "fr", "es"), 0.06)
 PAIRS_EVERY = 6  # one batch of so many compares two pictures
+RECOLOURED = ("colour", "pixels", "larger")  # their answers are computed from the new colours
 
 
 def caption_batches(pictures, tokenizer, settings, seed):
@@ -42,46 +43,36 @@ def encode_texts(tokenizer, texts):
 
 
 def question_batches(pictures, tokenizer, settings, seed):
-    """Yield batches of questions about changed pictures, for ever; see `encode_rows`."""
+    """Yield batches of questions about changed pictures, for ever; see `encode_questions`."""
     rng = np.random.default_rng(seed)
     number = 0
     while True:
         number += 1
-        draw = draw_comparison if number % PAIRS_EVERY == 0 else draw_questions
-        rows = [draw(pictures, rng) for _ in range(settings.batch_size)]
-        yield encode_rows(rows, tokenizer, settings)
+        compares = number % PAIRS_EVERY == 0
+        draw = draw_comparison if compares else draw_question
+        drawn = [draw(pictures, rng) for _ in range(settings.batch_size)]
+        yield encode_questions(drawn, tokenizer, settings)
 
 
-def draw_questions(pictures, rng):
-    """Draw questions about one changed picture: (list of Question, images (1, H, W, 3)).
-
-    Colour and pixels are always asked. No row has a caption and a group: the second would be
-    learned from the first, not from the picture.
-    """
-    place, recolours = int(rng.integers(len(pictures))), rng.random() < RECOLOURED_SHARE
-    image = moved(pictures.images[place], rng, recolours)
-    kinds = ["colour", "pixels"]
-    if not recolours:
-        has_caption = rng.random() < CAPTION_SHARE
-        kinds += [draw_language(rng)] if has_caption else ["group", "face"]
-    answers = {kind: answer_to(kind, pictures, place, image) for kind in rng.permutation(kinds)}
-    questions = [Question(kind, (place,), text) for kind, text in answers.items() if text]
-    return questions, image[None]
-
-
-def draw_language(rng):
-    """Draw the language of a caption."""
-    return "en" if rng.random() < ENGLISH_SHARE else str(rng.choice(LANGUAGES[1:]))
+def draw_question(pictures, rng):
+    """Draw a question that the picture has an answer to: (Question, images (1, H, W, 3))."""
+    answer = None
+    while answer is None:
+        kind = str(rng.choice(list(SHARES), p=list(SHARES.values())))
+        place = int(rng.integers(len(pictures)))
+        image = moved(pictures.images[place], rng, kind in RECOLOURED)
+        answer = answer_to(kind, pictures, place, image)
+    return Question(kind, (place,), answer), image[None]
 
 
 def draw_comparison(pictures, rng):
-    """Draw two pictures that differ in size: ([Question], images (2, H, W, 3))."""
+    """Draw two pictures that differ in size: (Question, images (2, H, W, 3))."""
     answer = None
     while answer is None:
         places = tuple(rng.integers(len(pictures), size=2).tolist())
         images = [moved(pictures.images[place], rng, recolours=True) for place in places]
         answer = larger_answer(*images)
-    return [Question("larger", places, answer)], np.stack(images)
+    return Question("larger", places, answer), np.stack(images)
 
 
 def moved(image, rng, recolours=False):
@@ -91,19 +82,18 @@ def moved(image, rng, recolours=False):
     image = padded[down : down + SIDE, right : right + SIDE]
     if rng.random() < 0.5:
         image = image[:, ::-1]
-    if recolours:
+    if recolours and rng.random() < 0.5:
         image = image[..., rng.permutation(3)]
     if rng.random() < 0.5:
         image = 1 - (1 - image) * rng.uniform(0.8, 1.2)
     return np.clip(image, 0, 1).astype("float32")
 
 
-def encode_rows(rows, tokenizer, settings):
-    """Write pictures with questions and answers as a batch for `train`.
+def encode_questions(drawn, tokenizer, settings):
+    """Write questions with their answers as a batch for `train`.
 
     Args:
-        rows: list of B (list of Question, images (N, H, W, 3)); the questions of a row stand
-            one behind the other, and those that do not fit are left out.
+        drawn: list of B (Question, images (N, H, W, 3)).
         tokenizer: BPETokenizer.
         settings: VisionSettings.
 
@@ -111,22 +101,17 @@ def encode_rows(rows, tokenizer, settings):
         inputs: dict of token_ids, int32 (B, T), and images, float32 (B, N, H, W, 3).
         targets: int32 (B, T), the next tokens of answers; padding elsewhere.
     """
-    length = settings.context_length
-    token_ids = np.full((len(rows), length), tokenizer.pad_id, dtype="int32")
+    count = image_token_count(settings)
+    token_ids = np.full((len(drawn), settings.context_length), tokenizer.pad_id, dtype="int32")
     targets = np.full_like(token_ids, tokenizer.pad_id)
-    for row, (questions, images) in enumerate(rows):
-        whole = [tokenizer.start_id] * image_token_count(settings) * len(images)
-        learned = [False] * len(whole)
-        for question in questions:
-            prompt, answer = map(tokenizer.encode, (question.text, question.answer))
-            turn = [*prompt, *answer, tokenizer.end_id]
-            if len(whole) + len(turn) <= length + 1:
-                whole += turn
-                learned += [False] * len(prompt) + [True] * (len(answer) + 1)
+    for row, (question, images) in enumerate(drawn):
+        start = [tokenizer.start_id] * count * len(images)
+        prompt = np.concatenate([start, tokenizer.encode(question.text)]).astype("int32")
+        answer = np.append(tokenizer.encode(question.answer), tokenizer.end_id)
+        whole = np.concatenate([prompt, answer])[: settings.context_length + 1]
         token_ids[row, : len(whole) - 1] = whole[:-1]
-        shifted = np.where(learned[1:], whole[1:], tokenizer.pad_id)
-        targets[row, : len(whole) - 1] = shifted
-    images = np.stack([images for _, images in rows])
+        targets[row, len(prompt) - 1 : len(whole) - 1] = whole[len(prompt) :]
+    images = np.stack([images for _, images in drawn])
     return {"token_ids": token_ids, "images": images}, targets
 
 
@@ -143,9 +128,9 @@ def held_out_batches(pictures, tokenizer, settings):
         for kind in ("group", "colour", "pixels", "face", *LANGUAGES)
         for question in questions_about(pictures, kind)
     ]
-    rows = [([question], pictures.images[list(question.places)]) for question in questions]
+    drawn = [(question, pictures.images[list(question.places)]) for question in questions]
     size = settings.batch_size
     return [
-        encode_rows(rows[start : start + size], tokenizer, settings)
-        for start in range(0, len(rows) - size + 1, size)
+        encode_questions(drawn[start : start + size], tokenizer, settings)
+        for start in range(0, len(drawn) - size + 1, size)
     ]
