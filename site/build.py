@@ -16,7 +16,8 @@ ROOT = HERE.parent
 NOTEBOOKS = ROOT / "notebooks"
 # A link in a notebook or page to a file outside of notebooks/.
 LINK = re.compile(r"\]\(((?:\.\./)+)((?:tfgpt|tests|benchmarks|data)/[\w./-]+|README[\w.-]*\.md)\)")
-ANCHOR = re.compile(r"#[^)#\s]+\)")  # Sphinx writes them in small letters, Jupyter as the heading
+# The place in a page of the course: Sphinx writes it in small letters, Jupyter as the heading.
+ANCHOR = re.compile(r"(\]\([^)#\s:]*)(#[^)\s]+\))")
 BADGES = re.compile(r'^ *"\[!\[Open In Colab\].*\n', re.MULTILINE)  # their pictures lie elsewhere
 INDEX = """# tfgpt
 
@@ -53,7 +54,7 @@ def collect(sources):
         text = path.read_text(encoding="utf-8")
         linked |= {file for _, file in LINK.findall(text)}
         text = BADGES.sub("", text)
-        text = ANCHOR.sub(lambda link: link[0].lower(), LINK.sub(page_of, text))
+        text = ANCHOR.sub(lambda link: link[1] + link[2].lower(), LINK.sub(page_of, text))
         path.write_text(text, encoding="utf-8")
     for file in sorted(linked):
         write_page(sources / "source", file)

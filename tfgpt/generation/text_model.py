@@ -4,6 +4,7 @@ import abc
 
 import numpy as np
 
+from tfgpt.generation.constraints import constraint_stop
 from tfgpt.generation.pieces import check_stop_strings, until_string
 from tfgpt.validation import check_positive
 
@@ -123,9 +124,10 @@ class TextModel(abc.ABC):
 
     def with_stop_token(self, settings):
         """Add the end token of the constraint or the tokenizer to settings without a stop token."""
-        end_id = getattr(self.tokenizer, "end_id", None)
-        stop_token = getattr(settings.get("constraint"), "stop_token", None)
-        return {"stop_token": end_id if stop_token is None else stop_token, **settings}
+        end_id = constraint_stop(None, settings.get("constraint"))
+        if end_id is None:
+            end_id = getattr(self.tokenizer, "end_id", None)
+        return {"stop_token": end_id, **settings}
 
 
 def until_stop(token_ids, start, stops):

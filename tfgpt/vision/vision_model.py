@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from tfgpt.bundle import (
+    TOKENIZER,
     WEIGHTS,
     check_own_weights,
     check_size,
@@ -25,7 +26,6 @@ from tfgpt.vision.generation import generate_ids, stream_ids
 from tfgpt.vision.questions import caption_question
 from tfgpt.vision.vision_gpt import VisionGPT
 
-TOKENIZER = "tokenizer.json"
 BUNDLED = "emoji"  # the name of the checkpoint that is part of the repository
 
 
