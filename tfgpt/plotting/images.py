@@ -96,3 +96,35 @@ def plot_deletion(curves, title=None, save=None):
     axis.set_ylabel("probability of the answer")
     axis.legend()
     return add_title_and_save(figure, title, save)
+
+
+def plot_right_answers(curves, baselines=None, title=None, save=None):
+    """Draw the share of right answers while models learn.
+
+    Args:
+        curves: dict from a name to a list of (step, share in [0, 1]).
+        baselines: dict from a name to a share that needs no training; drawn as a level line.
+        title: str above the figure, or None.
+        save: path to write to (.png, .svg, .pdf), or None.
+
+    Returns:
+        matplotlib Figure.
+
+    Raises:
+        ValueError: if there is no curve.
+    """
+    check_save(save)
+    if not curves:
+        raise ValueError("curves must hold at least one curve, got none.")
+    figure, axes = new_figure(1, 1, size=(7.0, 4.0))
+    axis = axes[0, 0]
+    for number, (label, points) in enumerate(curves.items()):
+        steps, shares = zip(*points, strict=True)
+        axis.plot(steps, shares, line_style(number), marker=".", label=label)
+    for label, share in (baselines or {}).items():
+        axis.axhline(share, color="gray", linewidth=1, linestyle=":")
+        axis.annotate(label, (0, share), xytext=(2, 2), textcoords="offset points", fontsize=8)
+    axis.set_xlabel("step")
+    axis.set_ylabel("share of right answers")
+    axis.legend(fontsize=8)
+    return add_title_and_save(figure, title, save)
