@@ -116,15 +116,16 @@ def plot_right_answers(curves, baselines=None, title=None, save=None):
     check_save(save)
     if not curves:
         raise ValueError("curves must hold at least one curve, got none.")
-    figure, axes = new_figure(1, 1, size=(7.0, 4.0))
+    figure, axes = new_figure(1, 1, size=(8.0, 3.6))
     axis = axes[0, 0]
     for number, (label, points) in enumerate(curves.items()):
         steps, shares = zip(*points, strict=True)
         axis.plot(steps, shares, line_style(number), marker=".", label=label)
     for label, share in (baselines or {}).items():
         axis.axhline(share, color="gray", linewidth=1, linestyle=":")
-        axis.annotate(label, (0, share), xytext=(2, 2), textcoords="offset points", fontsize=8)
+        place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+        axis.annotate(label, (1, share), xytext=(-3, 3), ha="right", fontsize=8, **place)
     axis.set_xlabel("step")
     axis.set_ylabel("share of right answers")
-    axis.legend(fontsize=8)
+    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
     return add_title_and_save(figure, title, save)
