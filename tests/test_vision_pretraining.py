@@ -83,7 +83,7 @@ def test_a_frozen_encoder_stays_and_in_two_stages_it_moves_later():
     settings = replace(settings, vocab_size=300, batch_size=8, context_length=160)
     tokenizer = vision.make_tokenizer(training, 300)
     moved = {}
-    for frozen in (0.0, 0.5, 1.0):
+    for frozen in (0.5, 1.0):
         model = vision.make_vision_gpt(settings, tokenizer)
         before = model.encoder.get_weights()
         batches = question_batches(training, tokenizer, settings, seed=0)
@@ -94,4 +94,4 @@ def test_a_frozen_encoder_stays_and_in_two_stages_it_moves_later():
         assert [step for step, _ in points] == [0, 1, 2]
         after = model.encoder.get_weights()
         moved[frozen] = max(np.abs(a - b).max() for a, b in zip(after, before, strict=True))
-    assert moved[0.0] > 0 and moved[0.5] > 0 and moved[1.0] == 0
+    assert moved[0.5] > 0 and moved[1.0] == 0
