@@ -3,8 +3,6 @@
 import numpy as np
 
 from tfgpt.checks.registry import Case, exercises_of, features
-from tfgpt.tasks.ranking import ndcg
-from tfgpt.tasks.watch import cusum
 
 add_exercise = exercises_of("26")
 
@@ -28,9 +26,21 @@ def refusal_threshold(top, right):
     return thresholds[np.flatnonzero(decisions == np.max(decisions))[-1]]
 
 
+def cusum(events, usual, raised):
+    """Add up the evidence for the raised share, never below 0."""
+    total, sums = 0.0, []
+    for event in events:
+        ratio = raised / usual if event else (1 - raised) / (1 - usual)
+        total = max(0.0, total + np.log(ratio))
+        sums.append(total)
+    return np.array(sums)
+
+
 def mean_ndcg(scores, targets, k):
     """Compute NDCG@k of rows with one right item each."""
-    return ndcg(scores, targets, k).mean()
+    own = scores[np.arange(len(targets)), targets][:, None]  # (N, 1)
+    places = 1 + (scores > own).sum(axis=1)
+    return np.where(places <= k, 1 / np.log2(places + 1), 0).mean()
 
 
 def item_neighbours(visits):
