@@ -7,14 +7,14 @@ measured, not guessed. Shape letters: B sentences, T length without the start to
 
 from collections import Counter
 
+import keras
 import numpy as np
 from keras import ops
 
 from tfgpt.generation import generate
-from tfgpt.gpt import GPT
 from tfgpt.tasks.reinforcement import GRPO, Reinforcement, sample_answers
 from tfgpt.train_step import make_loss_step
-from tfgpt.tuning.preferences import RewardModel, log_sigmoid
+from tfgpt.tuning.preferences import log_sigmoid
 from tfgpt.validation import check_integer, check_positive
 
 START = 0  # the token before each sentence; no word
@@ -150,7 +150,7 @@ class TextGAN:
 
     Args:
         generator: GPT, best trained on real sentences before.
-        discriminator: RewardModel, of a GPT of its own.
+        discriminator: Keras model, see `make_discriminator`.
         length: int >= 1, T.
         batch_size: int >= 2, B, sentences of a step.
         generator_optimizer: Keras optimizer, or its name.
@@ -179,7 +179,7 @@ class TextGAN:
 
     def reward(self, prompts, answers):
         """Compute ln D of sentences: float32 array (B,)."""
-        logits = self.discriminator(with_start(np.stack(answers)), training=False)
+        logits = self.discriminator(with_start(np.stack(answers)), training=False)[:, 0]
         return ops.convert_to_numpy(log_sigmoid(logits))
 
     def discriminate(self, real, seed):
@@ -213,26 +213,36 @@ class TextGAN:
         return {"reward": played["reward"], "accuracy": result["accuracy"]}
 
 
-def make_discriminator(num_words, length, d_model=32, num_layers=1, num_heads=2):
-    """Make a discriminator of sentences: a RewardModel, read at the last word.
+def make_discriminator(num_words, width=3, filters=128):
+    """Make a discriminator: does a sentence have a run of words that real ones do not have?
 
     Args:
         num_words: int, V.
-        length: int, T.
-        d_model: int.
-        num_layers: int.
-        num_heads: int.
+        width: int >= 1, the length of the runs that a filter sees.
+        filters: int >= 1.
 
     Returns:
-        RewardModel.
+        Keras model, built: sentences with the start token, int (B, T + 1) -> logits (B, 1).
+
+    Source: Kim, "Convolutional Neural Networks for Sentence Classification" (2014), as SeqGAN
+    takes it.
     """
-    gpt = GPT(num_words + 1, length + 1, num_layers, d_model, num_heads)
-    return RewardModel(gpt, pad_id=START)
+    model = keras.Sequential(
+        [
+            keras.layers.Embedding(num_words + 1, 32),
+            keras.layers.Conv1D(filters, width, activation="relu"),
+            keras.layers.GlobalMaxPooling1D(),
+            keras.layers.Dense(1),
+        ],
+        name="discriminator",
+    )
+    model.build((None, None))
+    return model
 
 
 def discriminator_loss(model, batch):
     """Compute the cross-entropy of telling real from written: a function for `make_loss_step`."""
-    logits = model(ops.concatenate([batch["real"], batch["written"]]), training=True)  # (2 B,)
+    logits = model(ops.concatenate([batch["real"], batch["written"]]), training=True)[:, 0]
     count = ops.shape(batch["real"])[0]
     real, written = logits[:count], logits[count:]
     losses = ops.concatenate([-log_sigmoid(real), -log_sigmoid(-written)])

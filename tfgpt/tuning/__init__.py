@@ -9,6 +9,7 @@ from tfgpt.tuning.peft_files import load_peft, save_peft
 from tfgpt.tuning.policy_gradient import (
     GPTWithValue,
     best_of_n_kl,
+    clipped_objective,
     generalised_advantages,
     group_advantages,
     grpo_loss,
@@ -47,6 +48,7 @@ __all__ = [
     "answer_log_probs",
     "best_of_n_kl",
     "bradley_terry_loss",
+    "clipped_objective",
     "dpo_loss",
     "find_dense_layers",
     "freeze_all_but_last",

@@ -23,7 +23,17 @@ def mean_over_tokens(values, is_answer):
 
 
 def clipped_objective(log_probs, old_log_probs, advantages, clip):
-    """Compute min(w A, clip(w, 1 - clip, 1 + clip) A), w = p / p_old: float32 (B, T)."""
+    """Compute min(w A, clip(w, 1 - clip, 1 + clip) A), w = p(token) / p_old(token).
+
+    Args:
+        log_probs: float tensor (B, T), of the model as it is.
+        old_log_probs: float tensor (B, T), of the model that drew the answers.
+        advantages: float tensor (B, T) or (B, 1).
+        clip: float > 0.
+
+    Returns:
+        float32 tensor (B, T).
+    """
     ratio = ops.exp(log_probs - ops.cast(old_log_probs, "float32"))
     advantages = ops.cast(advantages, "float32")
     return ops.minimum(ratio * advantages, ops.clip(ratio, 1 - clip, 1 + clip) * advantages)
