@@ -263,6 +263,19 @@ def test_the_estimate_of_the_kl_divergence_is_right_in_the_mean_and_never_negati
     assert (p * estimates).sum() == pytest.approx((p * np.log(p / reference)).sum(), rel=1e-5)
 
 
+@tensorflow_only
+def test_the_gradient_of_the_penalty_is_that_of_the_divergence_the_other_way_round(rng):
+    """With respect to logits the gradient of KL(p_ref | p) is p - p_ref."""
+    import tensorflow as tf
+
+    logits, reference = tf.Variable(rng.normal(size=5).astype("float32")), rng.dirichlet(np.ones(5))
+    with tf.GradientTape() as tape:
+        log_probs = tf.nn.log_softmax(logits)
+        p = tf.stop_gradient(tf.exp(log_probs))  # how often each token is drawn
+        loss = tf.reduce_sum(p * kl_penalty(log_probs, np.log(reference)))
+    np.testing.assert_allclose(tape.gradient(loss, logits), array(p) - reference, atol=1e-5)
+
+
 def test_grpo_is_the_mean_over_answers_of_the_mean_over_tokens():
     marks = np.array([[False, True, False], [False, True, True]])
     log_probs = np.array([[0.0, -1.0, 0.0], [0.0, -2.0, -0.5]])
