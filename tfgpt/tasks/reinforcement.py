@@ -83,9 +83,9 @@ class PPO:
 class GRPO:
     """Settings of GRPO: the other answers to a prompt say what was to be expected.
 
-    As published, the optimum is not that of "reward minus beta KL": the scale changes with the
-    group, and the gradient of the penalty is that of the KL divergence the other way round.
-    With scale=False and penalty="reward" it is.
+    With penalty="reward" the optimum is that of "reward minus beta KL". As published, with
+    penalty="loss", it is another one: the gradient of that penalty is that of the KL divergence
+    the other way round, and with scale=True its weight changes with the spread of the group.
 
     Args:
         beta: float >= 0, the penalty for leaving the reference.
