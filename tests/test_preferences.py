@@ -13,7 +13,13 @@ from keras import ops
 import tfgpt
 from tfgpt import GPT
 from tfgpt.pretrained import load_gpt2
-from tfgpt.tasks.preferences import encode_pairs, learn_preferences, learn_rewards, pair_log_probs
+from tfgpt.tasks.preferences import (
+    encode_pairs,
+    learn_preferences,
+    learn_rewards,
+    pair_log_probs,
+    run_steps,
+)
 from tfgpt.tasks.reinforcement import (
     GRPO,
     PPO,
@@ -420,6 +426,27 @@ def make_pairs():
     tokens = np.array([rng.choice(np.arange(1, 11), 2, replace=False) for _ in range(64)])
     prompts = rng.integers(1, 11, (64, 2))
     return encode_pairs(prompts, tokens.max(axis=1)[:, None], tokens.min(axis=1)[:, None])
+
+
+def test_a_pair_lies_side_by_side_and_needs_both_answers():
+    pairs = encode_pairs([[1, 2], [3]], [[4], [5, 6]], [[7, 8], [9]], pad_id=10)
+    assert pairs["token_ids"].tolist() == [
+        [[1, 2, 4, 10], [1, 2, 7, 8]],
+        [[3, 5, 6, 10], [3, 9, 10, 10]],
+    ]
+    assert pairs["is_answer"].sum(axis=2).tolist() == [[1, 2], [2, 1]]
+    with pytest.raises(ValueError, match="rejected must be as many as chosen=1, got 2"):
+        encode_pairs([[1]], [[2]], [[3], [4]])
+
+
+@tensorflow_only
+def test_a_loss_step_refuses_what_it_cannot_do():
+    with pytest.raises(ValueError, match="clip_norm must be > 0 or None, got 0.0"):
+        make_loss_step(make_gpt(), "adam", None, clip_norm=0.0)
+    with pytest.raises(ValueError, match="batch_size must be at most the 64 pairs, got 65"):
+        run_steps(None, make_pairs(), 1, 65, seed=0)
+    with pytest.raises(ValueError, match="steps must be an integer >= 1, got 0"):
+        run_steps(None, make_pairs(), 0, 8, seed=0)
 
 
 @tensorflow_only
