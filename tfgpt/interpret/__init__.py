@@ -16,6 +16,7 @@ LAZY = {
     "deletion_curve": "attributions",
     "found_directions": "autoencoder",
     "gradient_times_input": "attributions",
+    "induction_batch": "induction",
     "induction_scores": "induction",
     "integrated_gradients": "attributions",
     "lens_divergences": "lenses",

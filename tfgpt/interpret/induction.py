@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from tfgpt.interpret.walk import activations
-from tfgpt.validation import check_integer, check_positive
+from tfgpt.validation import check_integer, check_positive, check_rate
 
 IGNORED = -100  # a target that nothing in the text tells
 
@@ -34,7 +34,7 @@ def repeated_tokens(vocab_size, period, batch_size, seed=0):
 
     Example:
         >>> repeated_tokens(8, period=3, batch_size=1).tolist()
-        [[5, 0, 6, 5, 0, 6]]
+        [[2, 4, 3, 2, 4, 3]]
     """
     return np.tile(draw(vocab_size, period, batch_size, np.random.default_rng(seed)), (1, 2))
 
@@ -46,6 +46,45 @@ def draw(vocab_size, period, batch_size, rng):
     check_integer("vocab_size", vocab_size, minimum=period)
     ordered = np.tile(np.arange(vocab_size, dtype="int32"), (batch_size, 1))
     return rng.permuted(ordered, axis=1)[:, :period]
+
+
+def induction_batch(vocab_size, period, batch_size, rng, jump=0.25):
+    """Draw a batch of texts that only induction can guess.
+
+    The first half is P different tokens. The second half walks over the first: from a place
+    to the next one, or, with chance `jump`, to any place. Where it jumps, nothing tells the
+    target, and it is -100: no place in the text, no count and no order of the tokens helps.
+
+    Args:
+        vocab_size: int, V >= P.
+        period: int, P >= 2.
+        batch_size: int, B.
+        rng: numpy random generator.
+        jump: float in [0, 1).
+
+    Returns:
+        inputs and targets, int32 (B, 2 P) each, for `make_train_step(..., pad_id=-100)`.
+
+    Raises:
+        ValueError: if an argument is outside its range.
+
+    Example:
+        >>> rng = np.random.default_rng(1)
+        >>> inputs, targets = induction_batch(8, period=4, batch_size=1, rng=rng)
+        >>> inputs.tolist(), targets[:, 4:].tolist()  # the last one jumps
+        ([[5, 0, 1, 4, 5, 0, 1, 4]], [[0, 1, 4, -100]])
+    """
+    first = draw(vocab_size, period, batch_size, rng)  # (B, P)
+    jumps = rng.random((batch_size, period)) < check_rate("jump", jump)
+    places = [rng.integers(0, period, batch_size)]
+    for index in range(period):
+        jumps[:, index] |= places[-1] == period - 1  # behind the last place there is none
+        anywhere = rng.integers(0, period, batch_size)
+        places.append(np.where(jumps[:, index], anywhere, places[-1] + 1))
+    second = np.take_along_axis(first, np.stack(places, axis=1), axis=1)  # (B, P + 1)
+    targets = np.full((batch_size, 2 * period), IGNORED, dtype="int32")
+    targets[:, period:] = np.where(jumps, IGNORED, second[:, 1:])
+    return np.concatenate([first, second[:, :-1]], axis=1), targets
 
 
 def induction_scores(model, period=16, batch_size=16, seed=0):
