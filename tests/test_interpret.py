@@ -11,7 +11,7 @@ from keras import ops
 from safetensors.numpy import save_file
 from test_pretrained import REFERENCE, reference_tensors, write_config
 
-from tfgpt import GPT, padding_mask
+from tfgpt import GPT, make_train_step, padding_mask
 from tfgpt.interpret import (
     SparseAutoencoder,
     TunedLens,
@@ -22,6 +22,7 @@ from tfgpt.interpret import (
     deletion_curve,
     found_directions,
     gradient_times_input,
+    induction_batch,
     induction_scores,
     integrated_gradients,
     lens_divergences,
@@ -380,6 +381,42 @@ def test_repeated_tokens_repeat_different_tokens():
     assert all(len(set(row)) == 6 for row in ids.tolist())
     with pytest.raises(ValueError, match="vocab_size must be"):
         repeated_tokens(4, period=6, batch_size=3)
+
+
+@pytest.mark.slow
+@pytest.mark.requires_tensorflow
+def test_induction_heads_form_in_two_layers_and_cannot_in_one():
+    found = {}
+    for layers in (1, 2):
+        keras.utils.set_random_seed(0)
+        gpt = GPT(32, 24, layers, d_model=64, num_heads=2, dff=64, tie_embeddings=False)
+        for weight in gpt.trainable_weights:
+            if len(weight.shape) == 2:
+                weight.assign(4 * weight)
+        optimizer = keras.optimizers.Adam(3e-3, beta_2=0.98)
+        step = make_train_step(gpt, optimizer, pad_id=-100, jit_compile=False)
+        rng = np.random.default_rng(0)
+        for _ in range(350):
+            result = step(induction_batch(32, 12, 32, rng))
+        scores = induction_scores(gpt, period=12).max()
+        found[layers] = float(result["accuracy"]), scores, previous_token_scores(gpt, 12)[0].max()
+    assert found[2][0] > 0.9 and found[2][1] > 0.6 and found[2][2] > 0.25
+    assert found[1][0] < 0.4 and found[1][1] < 0.2
+
+
+def test_a_batch_for_induction_tells_each_target_that_counts(rng):
+    inputs, targets = induction_batch(16, period=8, batch_size=50, rng=rng)
+    assert inputs.shape == targets.shape == (50, 16) and (targets[:, :8] == -100).all()
+    counted = 0
+    for row, answers in zip(inputs.tolist(), targets.tolist(), strict=True):
+        assert len(set(row[:8])) == 8 and set(row[8:]) <= set(row[:8])
+        for token, answer in zip(row[8:], answers[8:], strict=True):
+            if answer != -100:
+                counted += 1
+                assert answer == row[row.index(token) + 1]
+    assert 0.5 < counted / (50 * 8) < 0.8  # a quarter jumps, and behind the last place all do
+    with pytest.raises(ValueError, match=r"jump must be in \[0, 1\)"):
+        induction_batch(16, 8, 2, rng, jump=1.0)
 
 
 # Probes

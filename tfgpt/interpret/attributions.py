@@ -25,7 +25,8 @@ def next_token_score(model, token_ids, target):
     mask = model.own_mask(token_ids)
 
     def score(x):
-        logits = model.logits(model.hidden(x, mask))[:, -1]  # (N, V)
+        last = model.hidden(x, mask)[:, -1:]  # (N, T, D) -> (N, 1, D)
+        logits = model.logits(last)[:, 0]  # (N, V)
         return ops.log_softmax(logits, axis=-1)[:, target]
 
     return score
