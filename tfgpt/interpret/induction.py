@@ -127,5 +127,6 @@ def previous_token_scores(model, period=16, batch_size=16, seed=0):
 def scores_at(model, token_ids, distance):
     """Return the mean attention to the token `distance` back: float (L, H, T - distance)."""
     found = activations(model, token_ids, "blocks.*.attention.weights").values()
-    weights = np.stack([ops.convert_to_numpy(w) for w in found])  # (L, B, H, T, T)
+    weights = np.stack([ops.convert_to_numpy(w) for w in found]).astype("float64")
+    # (L, B, H, T, T) -> (L, H, T - distance)
     return np.diagonal(weights, -distance, axis1=-2, axis2=-1).mean(axis=1)
