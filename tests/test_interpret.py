@@ -153,7 +153,8 @@ def compare_with_transformer_lens(gpt, ids, expected):
     """Compare all values, the logit lens, and the logits of a run without one head."""
     found = activations(gpt, ids)
     found["logit_lens"] = logit_lens(gpt, ids)
-    without = {"blocks.0.attention.heads": lambda heads: heads * [[[[1]], [[0]], [[1]], [[1]]]]}
+    keep = np.array([1, 0, 1, 1], "float32").reshape(1, 4, 1, 1)
+    without = {"blocks.0.attention.heads": lambda heads: heads * keep}
     found["logits_without_head_1_of_block_0"] = patched(gpt, ids, without)
     assert len(expected) == 25 and np.abs(expected["logits"]).max() > 1
     for name, value in expected.items():
@@ -300,7 +301,6 @@ def scores():
     }
 
 
-@pytest.mark.requires_tensorflow
 @pytest.mark.parametrize("kind", ["next token", "class"])
 def test_integrated_gradients_add_up_to_the_change_of_the_score(kind):
     score, gpt, logits, target = scores()[kind]
@@ -315,7 +315,6 @@ def test_integrated_gradients_add_up_to_the_change_of_the_score(kind):
     assert abs(plain.sum() - change) > 2e-3  # it has no such sum
 
 
-@pytest.mark.requires_tensorflow
 def test_a_gradient_is_the_slope_of_the_score():
     gpt = known_gpt()
     score, x = next_token_score(gpt, ONE, 7), array(gpt.embed(ONE))
@@ -447,20 +446,20 @@ def test_a_probe_takes_batches_and_refuses_what_does_not_fit(rng):
 
 
 @pytest.mark.slow
-def test_an_autoencoder_finds_the_true_features_of_a_superposition():
-    angles = np.arange(5) * 2 * np.pi / 5
-    truth = np.stack([np.cos(angles), np.sin(angles)], 1)  # five features in two numbers
-    states, codes = toy_states(truth, 4000, active=0.3)
-    assert (codes > 0).sum(axis=1).mean() == pytest.approx(0.3, abs=0.05)
+def test_an_autoencoder_finds_the_true_features_of_a_superposition(rng):
+    truth = rng.normal(size=(16, 8))  # sixteen features in eight numbers
+    truth /= np.linalg.norm(truth, axis=1, keepdims=True)
+    states, codes = toy_states(truth, 5000, active=0.5)
+    assert (codes > 0).sum(axis=1).mean() == pytest.approx(0.5, abs=0.05)
     np.testing.assert_allclose(codes @ truth, states, atol=1e-5)
-    model = SparseAutoencoder(2, 10, sparsity=0.3)
-    before = found_directions(model.decoder, truth).mean()
-    model.compile(keras.optimizers.Adam(0.01), jit_compile=False)
-    model.fit(states, batch_size=200, epochs=12, verbose=0)
-    after = found_directions(model.decoder, truth)
-    assert after.min() > 0.95 and after.mean() > before
+    model = SparseAutoencoder(8, 32, sparsity=0.3)
+    assert found_directions(model.decoder, truth).mean() < 0.85
+    model.compile(keras.optimizers.Adam(0.005), jit_compile=False)
+    model.fit(states, batch_size=200, epochs=20, verbose=0)
+    found = found_directions(model.decoder, truth)
+    assert found.mean() > 0.92 and found.min() > 0.8
     measured = model.measure(states)
-    assert measured["unexplained"] < 0.1 and measured["active"] < 2
+    assert measured["unexplained"] < 0.15 and measured["active"] < 3
     lengths = np.linalg.norm(array(model.decoder), axis=1)
     np.testing.assert_allclose(lengths, 1, atol=1e-3)
 
