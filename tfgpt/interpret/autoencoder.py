@@ -38,8 +38,8 @@ class SparseAutoencoder(keras.Model):
     Source: Bricken et al., "Towards Monosemanticity" (2023), section "Sparse autoencoders".
     """
 
-    def __init__(self, d_model, size, sparsity, **kwargs):
-        super().__init__(dtype="float32", **kwargs)
+    def __init__(self, d_model, size, sparsity):
+        super().__init__(dtype="float32", name="sparse_autoencoder")
         self.d_model = check_positive("d_model", d_model)
         self.size = check_positive("size", size)
         if not sparsity >= 0:
@@ -47,13 +47,11 @@ class SparseAutoencoder(keras.Model):
         self.sparsity = sparsity
         self.encoder = self.add_weight((self.d_model, self.size), "orthogonal", name="encoder")
         self.bias = self.add_weight((self.size,), "zeros", name="bias")
-        self.decoder = self.add_weight(
-            (self.size, self.d_model),
-            "orthogonal",
-            name="decoder",
-            constraint=keras.constraints.UnitNorm(axis=1),
-        )
+        unit_rows = keras.constraints.UnitNorm(axis=1)
+        shape = (self.size, self.d_model)
+        self.decoder = self.add_weight(shape, "zeros", name="decoder", constraint=unit_rows)
         self.centre = self.add_weight((self.d_model,), "zeros", name="centre")
+        # Each direction begins where its code looks.
         self.decoder.assign(ops.normalize(ops.transpose(self.encoder), axis=1))
         self.built = True
 
@@ -93,9 +91,6 @@ class SparseAutoencoder(keras.Model):
             "active": float((codes > 0).sum(axis=1).mean()),
             "dead": int((codes <= 0).all(axis=0).sum()),
         }
-
-    def get_config(self):
-        return {"d_model": self.d_model, "size": self.size, "sparsity": self.sparsity}
 
 
 def toy_states(directions, count, active=1.0, seed=0):

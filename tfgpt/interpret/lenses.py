@@ -99,8 +99,8 @@ class TunedLens(keras.Model):
     Lens" (2023), section 3.
     """
 
-    def __init__(self, gpt, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(self, gpt):
+        super().__init__(name="tuned_lens")
         check_gpt(gpt)
         self.autocast = False
         self.__dict__["gpt"] = gpt  # read, and no part of this model
