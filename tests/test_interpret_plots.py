@@ -41,6 +41,7 @@ def test_a_patching_map_is_white_where_a_patch_brings_nothing(tmp_path):
     figure = plot_patching(table, ["a", "b"], save=tmp_path / "patching.svg")
     image = figure.axes[0].images[0]
     assert image.get_clim() == (-1.5, 1.5)
+    assert "the largest is 1.50 at (0, 1)" in figure.alt
     np.testing.assert_allclose(image.cmap(image.norm(0.0)), 0.97, atol=0.05)
     with pytest.raises(ValueError, match=r"table must be numbers \(L, N\), got shape \(2,\)"):
         plot_patching([0.0, 1.0])
@@ -58,6 +59,7 @@ def test_the_stripe_of_induction_lies_behind_the_last_occurrence():
     (line,) = axis.lines
     keys, queries = line.get_xdata(), line.get_ydata()
     assert [weights[int(q), int(k)] for q, k in zip(queries, keys, strict=True)] == [1, 1]
+    assert "block 1, head 0: 0.00, block 1, head 1: 1.00" in figure.alt
     assert axis.get_title() == "block 1, head 1" and not figure.axes[1].axison
     with pytest.raises(ValueError, match=r"must have shape \(H, 6, 6\) for period=3"):
         plot_induction({"one": stripe}, period=3)

@@ -60,7 +60,10 @@ def plot_lens(probabilities, words, tokens=None, title=None, save=None):
             place = {"ha": "center", "va": "center", "fontsize": 7, "color": colour}
             axis.text(column, row, text, **place, **style)
     figure.colorbar(image, ax=axis, label="probability")
-    return add_title_and_save(figure, title, save)
+    alt = describe(
+        title, f"a heat map of {len(shown)} layers and {shown.shape[1]} tokens with a word"
+    )
+    return add_title_and_save(figure, title, save, f"{alt} in each cell; last row: {words[-1]}")
 
 
 def plot_patching(table, labels=None, what="position", title=None, save=None):
@@ -96,7 +99,10 @@ def plot_patching(table, labels=None, what="position", title=None, save=None):
     label_axes(axis, [f"block {index}" for index in range(len(table))], labels)
     axis.set_xlabel(what)
     figure.colorbar(image, ax=axis, label="share of the answer")
-    return add_title_and_save(figure, title, save)
+    place = tuple(int(index) for index in np.unravel_index(table.argmax(), table.shape))
+    size = f"a heat map of {len(table)} blocks and {table.shape[1]} columns ({what})"
+    alt = describe(title, f"{size}; the largest is {table.max():.2f} at {place}")
+    return add_title_and_save(figure, title, save, alt)
 
 
 def plot_induction(weights, period, title=None, save=None):
@@ -143,4 +149,16 @@ def plot_induction(weights, period, title=None, save=None):
         for axis in row[len(array) :]:
             axis.set_axis_off()
     figure.colorbar(image, ax=axes.ravel().tolist(), label="attention weight", shrink=0.8)
-    return add_title_and_save(figure, title, save)
+    means = {
+        f"block {number}, head {head}": np.diagonal(weights, 1 - period)[1:].mean()
+        for number, array in enumerate(layers.values())
+        for head, weights in enumerate(array)
+    }
+    text = ", ".join(f"{name}: {mean:.2f}" for name, mean in means.items())
+    alt = describe(title, f"heat maps of attention; mean weight on the dashed line: {text}")
+    return add_title_and_save(figure, title, save, alt)
+
+
+def describe(title, text):
+    """Put a title before the alternative text of a figure, if there is one."""
+    return text if title is None else f"{title}: {text}"
