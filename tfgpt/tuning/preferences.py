@@ -224,8 +224,8 @@ class RewardModel(keras.Model):
     Example:
         >>> from tfgpt import GPT
         >>> gpt = GPT(10, context_length=4, num_layers=1, d_model=8, num_heads=2)
-        >>> RewardModel(gpt, pad_id=0)(np.array([[1, 2, 0], [3, 4, 5]])).shape
-        TensorShape([2])
+        >>> tuple(RewardModel(gpt, pad_id=0)(np.array([[1, 2, 0], [3, 4, 5]])).shape)
+        (2,)
 
     Source: Ouyang et al., "Training language models to follow instructions with human
     feedback" (2022), section 3.5.
