@@ -20,7 +20,9 @@ site: $(VENV)/installed-site
 	@echo "Open build/site/index.html in a browser."
 
 test-slow: $(addprefix $(VENV)/installed-,browser parity jax litert onnx serve-tests site)
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow --durations=60
+	# In two halves: a process keeps every program that it has compiled.
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow --durations=40 tests/test_[a-l]*.py
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow --durations=40 tests/test_[m-z]*.py
 
 test-jax: $(VENV)/installed-jax
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist worksteal $(addprefix tests/test_,$(addsuffix .py, \

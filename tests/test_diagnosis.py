@@ -393,6 +393,7 @@ def test_a_compiler_that_kills_its_process_is_a_problem_of_xla_only():
     assert device_checks.check_backend(facts)[0] == "ok"
 
 
+@pytest.mark.slow
 def test_a_compiler_that_hangs_is_stopped():
     start = time.monotonic()
     facts = run_python(LINES + "import time\ntime.sleep(60)", time_limit=2)

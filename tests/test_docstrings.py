@@ -48,7 +48,7 @@ def own_methods(cls):
 def example_modules():
     """List all modules; the examples of some compile programs and take seconds."""
     slow = re.compile(
-        r"generation\.(speculative|beam|decoding|contrastive)|training|tasks\.|serving\."
+        r"generation\.(speculative|beam|decoding|contrastive)|train_step|training|vision_model|tasks\.|serving\."
     )
     return [
         pytest.param(name, marks=pytest.mark.slow) if slow.search(name) else name

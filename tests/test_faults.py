@@ -208,6 +208,7 @@ def test_patience_ends_the_training_with_the_best_weights(tmp_path):
         assert_equal_bits(model.get_weights(), kept[best])
 
 
+@pytest.mark.slow
 def test_a_validation_that_a_kill_cut_off_is_made_again(tmp_path):
     held_out = [next(iter(make_dataset()))]
     options = {"validation_data": held_out, "validate_every": 5}

@@ -387,6 +387,7 @@ def test_an_error_without_xla_is_raised():
 RAGGED = [[1, 2, 3], [4], [5, 6, 1, 2, 3], [2, 2]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("new_tokens", [1, 2, 9])
 def test_prompts_of_different_lengths_go_on_as_each_would_alone(model, new_tokens):
     """With a cache, up to the end of the context, and past it."""

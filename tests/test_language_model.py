@@ -41,6 +41,7 @@ def test_generated_text_is_the_prompt_and_what_stream_gives(request, kind):
         assert text == "明月" + "".join(pieces)
 
 
+@pytest.mark.slow
 def test_a_list_gives_a_list(char):
     texts = ["明", "ab月", "光 "]
     continued = char.generate(texts, 4, temperature=0)
@@ -199,7 +200,7 @@ def test_one_token_cannot_be_scored(char):
         char.score("a")
 
 
-@pytest.mark.parametrize("kind", ["char", "bpe"])
+@pytest.mark.parametrize("kind", ["char", pytest.param("bpe", marks=pytest.mark.slow)])
 def test_a_saved_language_model_writes_the_same_text(request, kind, tmp_path):
     language_model = request.getfixturevalue(kind)
     language_model.save(tmp_path, note="a test")

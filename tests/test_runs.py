@@ -318,6 +318,7 @@ def test_an_iterator_that_is_exhausted_ends_the_training_with_its_work_kept(tmp_
     assert (tmp_path / "checkpoint" / "ckpt-7.json").exists()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_nan_stops_the_training_and_keeps_the_good_checkpoint(tmp_path):
     model = make_table()
 
@@ -346,6 +347,7 @@ def test_on_step_sees_every_step_and_can_end_the_training(tmp_path):
     assert history[-1]["step"] == 4 and (tmp_path / "checkpoint" / "ckpt-4.json").exists()
 
 
+@pytest.mark.slow
 def test_validation_reads_as_much_as_it_is_told():
     read = []
 

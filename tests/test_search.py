@@ -307,6 +307,7 @@ def test_one_beam_is_greedy_decoding_of_a_text(length):
         assert result[:, length:].tolist() == greedy_texts(model, prompts, 5, stop_tokens)
 
 
+@pytest.mark.slow
 def test_ids_beyond_the_vocabulary_are_never_chosen():
     model = random_gpt(3)
     result = BeamSearch(1).search(model, PROMPTS, 8, (), 4)[:, 4:]

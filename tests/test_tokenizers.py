@@ -282,6 +282,7 @@ def test_the_layer_called_directly_equals_encode_too(bpe, layer):
         assert np.asarray(token_ids).tolist() == bpe.encode(text).tolist(), repr(text)
 
 
+@pytest.mark.slow
 def test_the_layer_differs_from_encode_only_where_it_says_so(bpe, layer):
     """Pins the exceptions in the docstring: should this fail, a newer library is better."""
     a, b = bpe.encode("a").tolist(), bpe.encode("b").tolist()

@@ -825,6 +825,7 @@ def test_mixed_precision_leaves_quantized_layers_alone():
     assert (np.array(expand.lora_kernel_b) != before).any()
 
 
+@pytest.mark.slow
 def test_many_batch_lengths_give_the_losses_of_the_plain_step():
     """From the fifth shape on nothing new is compiled."""
     parts, plain = (make_train_step(bigram(), "sgd", jit_compile=mode) for mode in ("parts", False))
@@ -914,6 +915,7 @@ def test_rematerialised_blocks_learn_the_same_in_less_memory(jit_compile):
     assert largest_difference(*map(weights_of, models)) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_rematerialised_block_runs_again_for_its_gradient():
     def count_products(remat):
         model = small_gpt(num_layers=2, remat=remat)
