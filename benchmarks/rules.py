@@ -88,7 +88,7 @@ class Setting:
         """Train a tiny GPT on lines, with weights of the lines or the weight of a rule."""
         keras.utils.set_random_seed(self.seed)
         inputs, targets = self.pairs(texts)
-        sizes = {"num_layers": 2, "d_model": 48, "num_heads": 4, "pad_id": 0}
+        sizes = {"num_layers": 1, "d_model": 48, "num_heads": 4, "pad_id": 0}
         model = GPT(self.tokenizer.vocab_size, 16, **sizes)
         loss = MaskedLoss()
         if rule is not None:

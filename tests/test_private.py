@@ -109,8 +109,8 @@ def test_what_cannot_be_private_is_named():
 def test_deduplication_hides_repeated_codes_and_noise_those_that_stand_once():
     from benchmarks.rules import compare_privacy
 
-    rows = compare_privacy(["plain", "each line once", "DP-SGD"])
-    assert rows["plain"].repeated > 7.5 and rows["plain"].once > 4  # of 8.65 bits
-    assert rows["each line once"].repeated < 4.5
-    assert rows["DP-SGD"].once < 2.5  # those that stand ten times are ten examples
-    assert rows["DP-SGD"].loss < rows["plain"].loss
+    rows = compare_privacy(["each line once", "DP-SGD"])
+    unique, private = rows["each line once"], rows["DP-SGD"]
+    assert unique.repeated < 4.5 < unique.once + 1.5  # of 8.65 bits; 1.4 by chance
+    assert private.once < 2.5  # those that stand ten times are ten examples
+    assert private.repeated > unique.repeated + 2

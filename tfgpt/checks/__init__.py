@@ -31,6 +31,7 @@ from tfgpt.checks import (  # noqa: F401  (each adds its exercises)
     notebook_17,
     notebook_18,
     notebook_19,
+    notebook_22,
 )
 from tfgpt.checks.bugs import find_bug
 from tfgpt.checks.ladder import hint, keep_weights, load_trained, mine, tfgpt_version, use
