@@ -13,11 +13,12 @@ INSTALL = {
     "torch": "torch",
     "hugging_face": "torch transformers",
     "ctranslate2": "ctranslate2 torch transformers",
+    "llama_cpp": "llama-cpp-python gguf torch transformers",
     "keras_hub": "keras-hub",
     "litert": "ai-edge-litert",
     "limits": "tensorflow",
 }
-TORCH_LIBRARIES = ("torch", "hugging_face", "ctranslate2")
+TORCH_LIBRARIES = ("torch", "hugging_face", "ctranslate2", "llama_cpp")
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ class Target:
 EAGER = ("torch eager float32",)
 HUGGING_FACE = ("Hugging Face float32",)
 CTRANSLATE2 = ("CTranslate2 int8",)
+LLAMA_CPP = ("llama.cpp int8",)
 KERAS_HUB = {
     precision: (f"KerasHub {precision}", f"KerasHub XLA {precision}")
     for precision in ("float32", "bfloat16")
@@ -113,6 +115,7 @@ TARGETS = (
     Target("decode M batch 1 vs Hugging Face", "decode M, batch 1", 0.15, 0.08, HUGGING_FACE),
     Target("decode G batch 1 vs Hugging Face", "decode G, batch 1", 0.25, 0.18, HUGGING_FACE),
     Target("decode G batch 1 vs CTranslate2", "decode G, batch 1", 0.80, 0.50, CTRANSLATE2),
+    Target("decode G batch 1 vs llama.cpp", "decode G, batch 1", 1.20, 0.95, LLAMA_CPP),
     Target("decode G batch 8 vs Hugging Face", "decode G, batch 8", 0.35, 0.20, HUGGING_FACE),
     Target("first call of generate on M, seconds", "decode M, batch 1", 8.0, 4.0, (), "bfloat16"),
 )
@@ -203,6 +206,7 @@ def decode(size, batch, sample=False, extras=("Hugging Face bf",), extra=False):
         Contender("Hugging Face float32", "hugging_face", {"precision": "float32"}),
         Contender("Hugging Face bfloat16", "hugging_face", {"precision": "bfloat16"}),
         Contender("CTranslate2 int8", "ctranslate2", {"precision": "int8"}),
+        Contender("llama.cpp int8", "llama_cpp", {"precision": "int8"}),
         Contender("KerasHub float32", "keras_hub", {"precision": "float32", "jit_compile": False}),
         Contender(
             "KerasHub XLA float32", "keras_hub", {"precision": "float32", "jit_compile": True}
@@ -211,6 +215,8 @@ def decode(size, batch, sample=False, extras=("Hugging Face bf",), extra=False):
     if sample:
         faster = ("tfgpt float32", "tfgpt LiteRT int8", *HUGGING_FACE, "KerasHub XLA float32")
         contenders = [contender for contender in contenders if contender.name in faster]
+    if batch > 1:  # its worker writes one text
+        contenders = [contender for contender in contenders if contender.library != "llama_cpp"]
     prompt = 16
     options = {
         "batch": batch,

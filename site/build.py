@@ -86,7 +86,10 @@ def contents(sources):
     folder = sources / "notebooks"
     parts = {
         "Course": [*sorted(folder.glob("*.ipynb")), folder / "errata.md"],
-        "课程": [*sorted(folder.glob("zh/*.ipynb")), folder / "zh" / "glossary.md"],
+        "课程": [
+            *sorted(folder.glob("zh/*.ipynb")),
+            *(folder / "zh" / name for name in ("errata.md", "glossary.md")),
+        ],
         "Solutions": sorted(folder.glob("solutions/*.ipynb")),
         "Code": sorted((sources / "source").rglob("*.md")),
     }

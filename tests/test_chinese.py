@@ -242,6 +242,17 @@ def test_a_term_of_the_glossary_stands_in_the_notebook_that_it_names(name):
             assert english.lower() in (prose_of(ENGLISH, name) + prose).lower(), english
 
 
+def test_the_errata_have_the_same_rows_in_both_languages_and_lead_to_files():
+    english = (ENGLISH / "errata.md").read_text(encoding="utf-8")
+    chinese = (CHINESE / "errata.md").read_text(encoding="utf-8")
+    for pattern in (re.compile(r"^(#+ |\||)", re.MULTILINE), re.compile(r"^## .+", re.MULTILINE)):
+        forms = [[f for f in pattern.findall(text) if f] for text in (english, chinese)]
+        assert forms[0] == forms[1]
+    assert values_of(english) <= values_of(chinese)
+    assert all((CHINESE / link).exists() for link in links_of(chinese))
+    assert "zh/errata.md" in english and "../errata.md" in chinese
+
+
 def test_each_readme_links_the_other_in_its_first_lines():
     assert "(README.zh-CN.md)" in ENGLISH_README[:200]
     assert "(README.md)" in README[:200]

@@ -107,11 +107,11 @@ def test_every_public_layer_is_registered_with_keras(cls):
 
 
 def test_what_is_not_registered_is_a_base_of_what_is():
-    """Adapters and heads apart: they need a layer or a GPT, and have files of their own.
+    """Adapters, heads and lenses apart: they need a layer or a GPT, and have files of their own.
 
     What checks compare with is never saved.
     """
-    own_files = (".tuning.", ".tasks.", ".checks.")
+    own_files = (".tuning.", ".tasks.", ".checks.", ".interpret.")
     classes = [c for c in layer_classes() if not any(part in c.__module__ for part in own_files)]
     assert len(classes) > 5
     for cls in classes:

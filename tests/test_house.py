@@ -92,6 +92,13 @@ def test_images_need_no_files_of_others_and_no_adapters():
         assert not touches(imports_of(path), "pretrained", "tuning", "interpret"), path
 
 
+def test_interpretability_needs_the_core_and_no_other_room():
+    below = (*CORE, "parts", "rollout", "validation", "interpret")
+    for path in files_of("interpret"):
+        names = imports_of(path)
+        assert names <= touches(names, *below) | {"tfgpt"}, path
+
+
 def test_safety_needs_texts_and_generation_only():
     below = ("safety", "generation", "data", "tokenizers", "validation")
     for path in files_of("safety"):

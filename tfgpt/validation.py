@@ -150,3 +150,11 @@ def copy_initializer(initializer):
     """Copy an initializer, so that each kernel draws its own numbers, also with a seed."""
     # An initializer may also be a plain function.
     return initializer.clone() if hasattr(initializer, "clone") else initializer
+
+
+def check_order(order, count):
+    """Return `order` as an int array; raise unless it holds 0 to count - 1 once each."""
+    order = np.asarray(order)
+    if sorted(order.tolist()) != list(range(count)):
+        raise ValueError(f"order must hold 0 to {count - 1} once each, got {order.tolist()!r:.60}.")
+    return order

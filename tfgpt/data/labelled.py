@@ -27,6 +27,7 @@ BUNDLED = {
     "quiz": ("quiz_qa.tsv", ("topic", "prompt", "answer")),
     "summaries": ("summaries.tsv", ("section", "package", "prompt", "answer")),
     "dialogues": ("dialogues.jsonl", None),
+    "service": ("service_questions.tsv", ("prompt", "answer")),
 }
 HEADER_WORDS = {
     *("text", "texts", "sentence", "review", "content", "document", "label", "labels", "class"),
@@ -117,7 +118,7 @@ def load_answers(source, *, prompt=None, answer=None, header=None):
     """Read prompts with one answer each: questions, or texts with a summary.
 
     Args:
-        source: "quiz", "summaries", or the path of a .tsv, .csv or .jsonl file.
+        source: "quiz", "summaries", "service", or the path of a .tsv, .csv or .jsonl file.
         prompt: str or int, name or place of the column; None: the last but one.
         answer: str or int, the same; None: the last.
         header: as for `load_labelled`.

@@ -16,6 +16,7 @@ from tfgpt.plotting.classification import (
 )
 from tfgpt.plotting.diagrams import draw_course, draw_gpt, draw_layers, draw_transformer
 from tfgpt.plotting.images import plot_deletion, plot_patch_weights
+from tfgpt.plotting.inside import plot_induction, plot_lens, plot_patching
 from tfgpt.plotting.scaling import plot_best_rates, plot_scaling_law
 from tfgpt.plotting.viewer import AttentionView, view_attention
 
@@ -34,8 +35,11 @@ __all__ = [
     "plot_deletion",
     "plot_histories",
     "plot_history",
+    "plot_induction",
+    "plot_lens",
     "plot_mask",
     "plot_patch_weights",
+    "plot_patching",
     "plot_positional_encoding",
     "plot_rates",
     "plot_scaling_law",

@@ -71,13 +71,14 @@ def lit(image, weights):
     return (image * (0.15 + 0.85 * light)).clip(0, 1)
 
 
-def plot_deletion(curves, title=None, save=None):
-    """Draw how likely an answer is while patches are deleted.
+def plot_deletion(curves, title=None, save=None, what="patches"):
+    """Draw how likely an answer is while patches, or other parts, are deleted.
 
     Args:
         curves: dict from an order of deletion to float array (S + 1,), probabilities.
         title: str above the figure, or None.
         save: path to write to (.png, .svg, .pdf), or None.
+        what: str, what is deleted.
 
     Returns:
         matplotlib Figure.
@@ -92,7 +93,7 @@ def plot_deletion(curves, title=None, save=None):
     axis = axes[0, 0]
     for number, (label, curve) in enumerate(curves.items()):
         axis.plot(np.arange(len(curve)), curve, line_style(number), marker=".", label=label)
-    axis.set_xlabel("deleted patches")
+    axis.set_xlabel(f"deleted {what}")
     axis.set_ylabel("probability of the answer")
     axis.legend()
     return add_title_and_save(figure, title, save)

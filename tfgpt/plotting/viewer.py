@@ -37,7 +37,8 @@ def view_attention(
     Args:
         weights: float array (H, T, S) or (1, H, T, S), values in [0, 1], or a dict
             from name to such arrays, as the models return for one sequence:
-            "encoder/0", "decoder/0/self", "decoder/0/cross".
+            "encoder/0", "decoder/0/self", "decoder/0/cross"; or as
+            `tfgpt.interpret.activations` does.
         query_tokens: list of T labels; or a dict {"encoder": source tokens,
             "decoder": target tokens} for the names of an encoder-decoder.
         key_tokens: list of S labels; default: query_tokens.
@@ -204,8 +205,11 @@ def check_axis(name, label, tokens, size, max_tokens):
 
 
 def describe(name):
-    """Split a layer's name: "decoder/0/cross" -> ("decoder cross", "layer 0")."""
-    parts = name.split("/")
+    """Split a layer's name: "decoder/0/cross" -> ("decoder cross", "layer 0").
+
+    The names of `tfgpt.interpret.activations`, with points, are split too.
+    """
+    parts = re.split("[/.]", name)
     numbers = [part for part in parts if part.isdecimal()]
     words = [part for part in parts if not part.isdecimal()]
     if len(numbers) != 1 or not words:

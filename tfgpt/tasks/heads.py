@@ -50,19 +50,24 @@ class TextClassifier(keras.Model):
         self.built = True
 
     def call(self, token_ids, training=None):
-        x, hidden = states(self.gpt, token_ids, training)  # (B, T, D) each
+        x = self.gpt.embed(token_ids, training=training)  # (B, T) -> (B, T, D)
+        logits = self.score(x, token_ids, training)
+        for extra_loss in self.extra_losses if training else ():
+            self.add_loss(extra_loss(token_ids, logits))
+        return logits
+
+    def score(self, x, token_ids, training=None):
+        """Score the classes of embeddings (B, T, D); token_ids say where padding is."""
+        hidden = last_states(self.gpt, x, token_ids, training)  # (B, T, D)
         is_real, last = real_tokens(token_ids, self.pad_id)
         if self.pooling == "last":
             pooled = ops.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]  # (B, D)
         else:
             pooled = mean_over(hidden, is_real)
         if self.pooling == "first-last":
-            first = self.norm(mean_over(x, is_real))
+            first = self.norm(mean_over(ops.cast(x, "float32"), is_real))
             pooled = ops.concatenate([first, pooled], axis=-1)  # (B, 2 D)
-        logits = self.head(pooled, training=training)
-        for extra_loss in self.extra_losses if training else ():
-            self.add_loss(extra_loss(token_ids, logits))
-        return logits
+        return self.head(pooled, training=training)
 
     def compute_output_spec(self, token_ids, training=None):
         return keras.KerasTensor((token_ids.shape[0], self.head.size), dtype="float32")
@@ -93,7 +98,8 @@ class TokenTagger(keras.Model):
         self.built = True
 
     def call(self, token_ids, training=None):
-        return self.head(states(self.gpt, token_ids, training)[1], training=training)
+        x = self.gpt.embed(token_ids, training=training)
+        return self.head(last_states(self.gpt, x, token_ids, training), training=training)
 
     def compute_output_spec(self, token_ids, training=None):
         shape = (*token_ids.shape, self.head.size)
@@ -122,11 +128,9 @@ class Head(keras.layers.Layer):
         return self.dense(self.dropout(x, training=training))
 
 
-def states(gpt, token_ids, training):
-    """Return the embeddings of tokens and their last hidden states: float32 (B, T, D) each."""
-    x = gpt.embed(token_ids, training=training)
-    hidden = gpt.hidden(x, gpt.own_mask(token_ids), training=training)
-    return ops.cast(x, "float32"), ops.cast(hidden, "float32")
+def last_states(gpt, x, token_ids, training):
+    """Run embeddings through a GPT: (B, T, D) -> float32 (B, T, D)."""
+    return ops.cast(gpt.hidden(x, gpt.own_mask(token_ids), training=training), "float32")
 
 
 def mean_over(x, is_real):

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from keras import ops
 
-from tfgpt.validation import check_choice
+from tfgpt.rollout import attention_rollout, follow
+from tfgpt.validation import check_choice, check_order
 
 METHODS = ("attention", "rollout")
 WHITE = 1.0  # what a deleted patch becomes
@@ -89,17 +90,15 @@ def attention_to_images(model, means, token_ids):
 
 def rollout_to_images(model, means, token_ids):
     """Follow attention through the GPT, then through the encoder: float (T, N S)."""
-    stays = np.eye(len(token_ids))
-    is_prefix = model.way == "prefix"
-    flow = stays if is_prefix else np.zeros_like(means["decoder/0/cross"][0])
-    for index in range(model.gpt.num_layers):
-        if not is_prefix:
-            flow = flow + means[f"decoder/{index}/cross"][0]
-        flow = (means[f"decoder/{index}/self"][0] + stays) / 2 @ flow
-    flow = flow[:, token_ids == model.image_id] if is_prefix else flow  # (T, N S)
-    below = np.eye(model.image_vectors)
-    for index in range(model.encoder.num_layers):
-        below = (means[f"encoder/{index}"] + np.eye(model.image_vectors)) / 2 @ below  # (N, S, S)
+    layers = [means[f"decoder/{index}/self"][0] for index in range(model.gpt.num_layers)]
+    if model.way == "prefix":
+        flow = attention_rollout(layers)[:, token_ids == model.image_id]  # (T, N S)
+    else:
+        flow = np.zeros_like(means["decoder/0/cross"][0])
+        for index, weights in enumerate(layers):
+            flow = follow(weights, flow + means[f"decoder/{index}/cross"][0])
+    encoder = range(model.encoder.num_layers)
+    below = attention_rollout([means[f"encoder/{index}"] for index in encoder])  # (N, S, S)
     flow = flow.reshape(len(token_ids), len(below), -1)
     return np.einsum("tns,nsp->tnp", flow, below).reshape(len(token_ids), -1)
 
@@ -124,8 +123,7 @@ def deletion_curve(model, image, question, answer, order):
         ValueError: if order does not hold every patch once.
     """
     count = model.model.encoder.num_patches
-    if sorted(np.asarray(order).tolist()) != list(range(count)):
-        raise ValueError(f"order must hold 0 to {count - 1} once each, got {order!r:.60}.")
+    order = check_order(order, count)
     prompt, shown = model.encode([image, f" {question} "])
     answer_ids = np.append(model.tokenizer.encode(answer), model.tokenizer.end_id)
     images = np.stack([without_patches(shown[0], order[:k], count) for k in range(count + 1)])
