@@ -16,7 +16,8 @@ def make_private_step(model, optimizer, *, batch_size, clip_norm=1.0, noise_mult
     Each example's loss is the mean over its real tokens. Its gradient is shortened to
     `clip_norm`; the sum gets normal noise of deviation noise_multiplier x clip_norm and is
     divided by `batch_size`. The gradients of all examples are in memory at once: 4 B P bytes.
-    `privacy_spent` says what this promises for batches of `poisson_batches`.
+    `privacy_spent` says what this promises for batches of `poisson_batches`. Losses that
+    layers add are left out; one device.
 
     The noise comes from TensorFlow's generator with a known seed: good for learning and
     measuring. To guard real secrets, the seed must be secret and the generator a
@@ -34,7 +35,7 @@ def make_private_step(model, optimizer, *, batch_size, clip_norm=1.0, noise_mult
     Returns:
         step((inputs, targets)) -> dict of scalars: "loss" (the mean over the examples, nats
         per token) and "clipped" (the share of examples whose gradient was shortened).
-        Rows of padding are no examples.
+        Rows of padding are no examples. Both numbers come without noise: for your eyes only.
 
     Raises:
         ValueError: if an argument is outside its range.

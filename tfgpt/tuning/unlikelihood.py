@@ -55,12 +55,13 @@ def banned_losses(targets, logits, banned, pad_id):
 
 @keras.saving.register_keras_serializable("tfgpt")
 class RuleLoss(keras.losses.Loss):
-    """The masked loss with a rule: what is banned is not learned, and pushed down, for `compile`.
+    """The masked loss with a rule: what is banned is not learned, and is pushed down.
 
-    The mean cross-entropy of the real targets that are allowed, plus `weight` times
-    `unlikelihood_loss`. Targets have the state of an automaton beside them:
-    `tfgpt.safety.rule_targets`. Under a tf.distribute strategy the replicas share their
-    means; a sample weight multiplies the losses of its sample.
+    For `compile` and `fit`, or in a loss of `make_loss_step`. It is the mean cross-entropy of
+    the real targets that are allowed, plus `weight` times `unlikelihood_loss`. Targets have
+    the state of an automaton beside them: `tfgpt.safety.rule_targets`. Under a tf.distribute
+    strategy the replicas share their means; a sample weight multiplies the losses of its
+    sample.
 
     Call: loss(targets, logits, sample_weight=None) -> float32 scalar; targets int (B, T, 2).
 
