@@ -31,6 +31,8 @@ from tfgpt.checks import (  # noqa: F401  (each adds its exercises)
     notebook_17,
     notebook_18,
     notebook_19,
+    notebook_20,
+    notebook_21,
     notebook_22,
     notebook_23,
     notebook_24,
