@@ -26,7 +26,7 @@ test-slow: $(addprefix $(VENV)/installed-,browser parity jax litert onnx serve-t
 
 test-jax: $(VENV)/installed-jax
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist worksteal $(addprefix tests/test_,$(addsuffix .py, \
-		masks positional attention layers transformer gpt losses doors generation samplers search tuning vision))
+		masks positional attention layers transformer gpt losses doors generation samplers search tuning vision interpret preferences))
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

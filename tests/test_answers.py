@@ -1,28 +1,15 @@
 """Unusual right answers and wrong answers to all exercises: what `check` says to each."""
 
 from collections import Counter
+from importlib import import_module
+from pathlib import Path
 
-import answers_00_to_06
-import answers_07_to_09
-import answers_10_to_11
-import answers_12_to_19
-import answers_24
-import answers_25
-import answers_26
 import pytest
 
 from tfgpt.checks import EXERCISES, check
 from tfgpt.checks.registry import call
 
-MODULES = (
-    answers_00_to_06,
-    answers_07_to_09,
-    answers_10_to_11,
-    answers_12_to_19,
-    answers_24,
-    answers_25,
-    answers_26,
-)
+MODULES = [import_module(p.stem) for p in sorted(Path(__file__).parent.glob("answers_*.py"))]
 RIGHT = [answer for module in MODULES for answer in module.RIGHT]
 WRONG = [answer for module in MODULES for answer in module.WRONG]
 

@@ -11,7 +11,7 @@ from keras import ops
 from tests.vision_helpers import vit_weights
 from tfgpt import GPT, BPETokenizer, generate
 from tfgpt.pretrained import load_gpt2, save_gpt2
-from tfgpt.tuning import LoRA, adapt, load_peft, save_peft
+from tfgpt.tuning import LoRA, adapt, answer_log_probs, dpo_loss, load_peft, save_peft
 from tfgpt.vision import ImageEncoder, contrastive_loss
 
 torch = pytest.importorskip("torch")
@@ -181,6 +181,26 @@ def test_other_adapters_of_peft_are_refused(tmp_path):
     with pytest.raises(ValueError, match="must fit the model"):
         load_peft(other, tmp_path / "adapter")
     assert len(other.trainable_weights) == len(other.weights)
+
+
+# Preferences
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "ipo"])
+def test_the_loss_of_pairs_is_that_of_trl(kind, tmp_path):
+    pytest.importorskip("trl")
+    from tests.references.make_preference_references import make_gpt2, trl_loss
+
+    torch.manual_seed(1)
+    models = [make_gpt2(), make_gpt2()]
+    expected, *batch = trl_loss(*models, kind, beta=0.2)
+    found = []
+    for model in models:
+        model.save_pretrained(tmp_path)
+        log_probs = answer_log_probs(load_gpt2(tmp_path)[0], *batch, average=kind == "ipo")
+        found += np.split(ops.convert_to_numpy(log_probs), 2)  # the chosen answers, then the others
+    loss = float(ops.mean(dpo_loss(*found, beta=0.2, kind=kind)))
+    assert loss == pytest.approx(expected, rel=1e-5)
 
 
 # Images

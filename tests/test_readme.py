@@ -57,6 +57,29 @@ def test_a_constraint_holds_for_a_bundled_model(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 @pytest.mark.requires_tensorflow
+def test_a_reward_is_learned_and_cheated(capsys):
+    exec(example("Preferences and reinforcement"), {})
+    first, last, divergence = map(float, capsys.readouterr().out.split())
+    assert first < 1 and last > 7 and divergence > 10
+
+
+@pytest.mark.slow
+def test_values_inside_are_read_and_replaced_by_name():
+    found = {}
+    exec(example("What happens inside"), found)
+    assert len(found["found"]) == 3
+    assert tuple(found["lens"].shape) == (3, 1, 4, 32)
+    assert tuple(found["without"].shape) == (1, 4, 32)
+
+
+def test_a_rise_is_noticed_and_a_ranking_scored(capsys):
+    exec(example("Applications"), {})
+    alarm, scores = capsys.readouterr().out.splitlines()
+    assert alarm == "334" and scores.startswith("1.0 0.815")
+
+
+@pytest.mark.slow
+@pytest.mark.requires_tensorflow
 def test_a_file_writes_without_tensorflow(tmp_path, monkeypatch, capsys):
     pytest.importorskip("ai_edge_litert")
     base = tfgpt.LanguageModel.load(tfgpt.data.DATA_FOLDER / "checkpoints" / "base_en")

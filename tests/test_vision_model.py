@@ -18,6 +18,7 @@ from tfgpt.vision import (
     ImageEncoder,
     VisionGPT,
     VisionModel,
+    colour_lead,
     deletion_curve,
     load_emoji,
     look,
@@ -26,6 +27,7 @@ from tfgpt.vision import (
     split_pictures,
 )
 from tfgpt.vision.looking import without_patches
+from tfgpt.vision.questions import CAPTION_PROMPTS
 
 SMALL = vision.VisionSettings(
     stem=(),
@@ -150,10 +152,22 @@ def test_answers_are_computed_from_the_pixels():
     assert main_colour(image) == "blue"
 
 
+def test_a_colour_is_asked_for_only_where_it_leads():
+    image = np.ones((32, 32, 3))
+    image[:10, :10] = (0.9, 0.1, 0.1)
+    assert colour_lead(image) == 1.0
+    for width, lead in ((5, 1 / 3), (8, 1 / 9), (9, 1 / 19), (10, 0.0)):
+        image[20:30, :width] = (0.1, 0.4, 0.9)
+        assert colour_lead(image) == pytest.approx(lead)
+        shown = replace(load_emoji().take([0]), images=image[None])
+        assert len(questions_about(shown, "colour")) == (lead >= 0.1)
+
+
 def test_every_picture_has_the_answers_that_it_can_have(parts):
     test = parts[2]
-    for kind in ("group", "colour", "pixels", "zh"):
+    for kind in ("group", "pixels", "zh"):
         assert len(questions_about(test, kind)) == len(test)
+    assert len(test) / 2 < len(questions_about(test, "colour")) < len(test)
     faces = {question.answer for question in questions_about(test, "face")}
     assert faces == {"yes", "no"}
     larger = questions_about(test, "larger")
@@ -185,10 +199,33 @@ def test_only_answers_are_learned(way, parts, tokenizer):
     assert inputs["images"].shape[1] == 2  # the last one compares two pictures
 
 
-def test_a_moved_picture_keeps_its_answers_true(parts, rng):
+def test_several_questions_stand_one_behind_the_other(parts, tokenizer):
+    batches = vision_batches.question_batches(parts[0], tokenizer, SMALL, seed=0, several=True)
+    inputs, targets = next(batches)
+    assert (targets == tokenizer.end_id).sum(axis=1).min() >= 1
+    assert (targets == tokenizer.end_id).sum(axis=1).max() == 4
+    for row, wanted in zip(inputs["token_ids"], targets, strict=True):
+        text = tokenizer.decode(row)
+        for question in QUESTIONS.values():
+            assert text.count(question) <= 1
+        has_caption = any(prompt in text for prompt in CAPTION_PROMPTS.values())
+        assert not (has_caption and QUESTIONS["group"] in text)
+        places = (wanted != tokenizer.pad_id).nonzero()[0]
+        inside = places[np.isin(places + 1, places)]
+        np.testing.assert_array_equal(row[inside + 1], wanted[inside])
+    question = questions_about(parts[0], "colour")[0]
+    shown = parts[0].images[list(question.places)]
+    short = replace(SMALL, context_length=120)
+    cut, _ = vision_batches.encode_questions([([question] * 9, shown)], tokenizer, short)
+    once = 16 + len(tokenizer.encode(question.text)) + len(tokenizer.encode(question.answer)) + 1
+    used = (cut["token_ids"] != tokenizer.pad_id).sum()
+    assert (used + 1 - 16) % (once - 16) == 0  # whole questions only
+
+
+def test_a_moved_or_turned_picture_keeps_its_answers_true(parts, rng):
     image = parts[0].images[0]
     for _ in range(20):
-        changed = vision_batches.moved(image, rng, recolours=True)
+        changed = vision_batches.moved(vision_batches.turned(image, rng), rng, recolours=True)
         assert changed.shape == image.shape and changed.dtype == "float32"
         assert changed.min() >= 0 and changed.max() <= 1
         assert (changed != image).any()
@@ -252,6 +289,42 @@ def test_an_encoder_is_compared_with_a_cnn_of_its_size(parts):
     assert all(0 <= cells["group"].value <= 1 for cells in scores.values())
     for size in (200_000, 1_000_000):
         assert 0.9 < vision_classes.small_cnn(10, size).count_params() / size < 1.1
+
+
+@pytest.mark.slow
+@pytest.mark.requires_tensorflow
+def test_own_images_are_learned_and_a_run_goes_on(tmp_path, capsys):
+    rng, lines = np.random.default_rng(0), []
+    for number in range(30):
+        square = rng.integers(256, size=(1, 1, 3)).repeat(20, 0).repeat(20, 1)
+        Image.fromarray(square.astype("uint8")).save(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png\tdrawing {'abcdefghijklmnopqrstuvwxyzABCD'[number]}")
+    (tmp_path / "table.tsv").write_text("\n".join(lines))
+    own = tmp_path / "table.tsv"
+    settings = replace(SMALL, contrast_steps=2, steps=2, batch_size=8, vocab_size=259)
+    run = tmp_path / "run"
+    model, scores = vision.train_vision(run, settings, data=own)
+    assert {"colour", "pixels", "en exact"} <= set(scores["questions"]["model"])
+    assert not {"group", "face", "zh chrF"} & set(scores["questions"]["model"])
+    assert "recall@5" in scores["retrieval"]["contrast"] and not scores["classes"]
+    capsys.readouterr()
+    again, same = vision.train_vision(run, settings, data=own, resume=True)
+    printed = capsys.readouterr().out
+    assert "Going on from step 2" in printed and "Contrast" not in printed
+    assert same == scores
+    for one, other in zip(model.model.weights, again.model.weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+    further, scores = vision.train_vision(
+        tmp_path / "further", settings, data=own, base=run / "model"
+    )
+    assert further.tokenizer.vocab_size == 259 and not scores["retrieval"]
+    changes = [
+        np.abs(one - other).max()
+        for one, other in zip(model.model.get_weights(), further.model.get_weights(), strict=True)
+    ]
+    assert 0 < max(changes) < 0.1
+    with pytest.raises(ValueError, match="at least batch_size=64 images .* got 2"):
+        vision.train_vision(tmp_path / "other", replace(settings, batch_size=64), data=own)
 
 
 def test_the_nearest_picture_is_itself(parts):

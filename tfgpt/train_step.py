@@ -187,6 +187,69 @@ def make_train_step(
     return step
 
 
+def make_loss_step(model, optimizer, loss, *, clip_norm=1.0):
+    """Make the function that takes one step down a loss of your own.
+
+    For what no pair (inputs, targets) can say: preferences, rewards, two models against each
+    other. Gradients, clipping, frozen weights and adapters are those of `make_train_step`.
+    One device; dropout is on only where the loss calls the model with training=True.
+
+    Args:
+        model: built Keras model.
+        optimizer: Keras optimizer, or its name.
+        loss: function (model, batch) -> dict of scalars; "loss" is made smaller, the others
+            are only returned.
+        clip_norm: float > 0, the largest global gradient norm; None: no limit.
+
+    Returns:
+        step(batch) -> the dict of the loss, with "gradient_norm" (before clipping). A batch
+        is a tensor, or a dict, list or tuple of them; each new shape is traced.
+
+    Raises:
+        ValueError: if the model is not built or belongs to a tf.distribute strategy, or
+            clip_norm is outside its range.
+        RuntimeError: if the Keras backend is not TensorFlow.
+
+    Example:
+        >>> from tfgpt import GPT
+        >>> model = GPT(10, context_length=4, num_layers=1, d_model=8, num_heads=2)
+        >>> def loss(model, batch):
+        ...     return {"loss": ops.mean(model(batch) ** 2)}
+        >>> step = make_loss_step(model, keras.optimizers.Adam(0.01), loss)
+        >>> losses = [float(step(ops.ones((1, 2), "int32"))["loss"]) for _ in "12"]
+        >>> losses[1] < losses[0]
+        True
+    """
+    import tensorflow as tf
+
+    check_backend("make_loss_step")
+    if strategy_of(model) is not None:
+        raise ValueError("model must be made outside of the scope of a strategy.")
+    if clip_norm is not None and not clip_norm > 0:
+        raise ValueError(f"clip_norm must be > 0 or None, got {clip_norm!r}.")
+    optimizer = prepare(model, optimizer)
+    variables = model.trainable_variables
+
+    @tf.function(reduce_retracing=True)
+    def run(batch):
+        with tf.GradientTape() as tape:
+            results = loss(model, batch)
+            total = tf.add_n([results["loss"], *model.losses])
+            scaled_loss = optimizer.scale_loss(total)
+        gradients = [
+            None if gradient is None else tf.convert_to_tensor(gradient)
+            for gradient in tape.gradient(scaled_loss, variables)
+        ]
+        gradients, norm = clip(gradients, clip_norm, scaled_loss_factor(optimizer))
+        optimizer.apply(gradients, variables)
+        return {**results, "loss": total, "gradient_norm": norm}
+
+    def step(batch):
+        return run(tf.nest.map_structure(tf.convert_to_tensor, batch))
+
+    return step
+
+
 def compile_step(train_step, jit_compile):
     """Make programs of a training step.
 

@@ -31,9 +31,14 @@ from tfgpt.checks import (  # noqa: F401  (each adds its exercises)
     notebook_17,
     notebook_18,
     notebook_19,
+    notebook_20,
+    notebook_21,
+    notebook_22,
+    notebook_23,
     notebook_24,
     notebook_25,
     notebook_26,
+    notebook_27,
 )
 from tfgpt.checks.bugs import find_bug
 from tfgpt.checks.ladder import hint, keep_weights, load_trained, mine, tfgpt_version, use

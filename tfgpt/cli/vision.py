@@ -3,12 +3,19 @@
 
 def add_commands(commands):
     """Describe the commands."""
-    train = commands.add_parser("train-vision", help="train a GPT that sees, on bundled emoji")
+    train = commands.add_parser(
+        "train-vision", help="train a GPT that sees, on emoji or your images"
+    )
+    train.add_argument(
+        "--data", help="table of images and captions, .tsv or .jsonl; default: emoji"
+    )
     train.add_argument("--out", default="runs/vision", help="folder for all results")
     train.add_argument("--steps", type=int, help="steps of captions and questions")
     train.add_argument("--contrast-steps", type=int, help="steps of images against captions")
     train.add_argument("--way", help="prefix (patches are tokens) or cross (cross-attention)")
     train.add_argument("--seed", type=int, default=0, help="seed of weights and batches")
+    train.add_argument("--base", help="go on with this model: emoji, or a folder with a model")
+    train.add_argument("--resume", action="store_true", help="go on with the run in --out")
     train.set_defaults(run=run_train_vision)
 
     caption = commands.add_parser("caption", help="say what an image shows")
@@ -27,7 +34,7 @@ def add_commands(commands):
 def add_common(parser):
     """Describe the options of caption and ask."""
     parser.add_argument("--model", default="emoji", help="emoji, or OUT/model of train-vision")
-    parser.add_argument("--attention", help="draw where each word looks into this .png or .svg")
+    parser.add_argument("--attention", help="draw where each word looks: .png, .svg or .html")
 
 
 def run_train_vision(options):
@@ -40,7 +47,7 @@ def run_train_vision(options):
     settings = replace(
         VisionSettings(), **{name: value for name, value in asked.items() if value is not None}
     )
-    train_vision(options.out, settings, options.seed)
+    train_vision(options.out, settings, options.seed, options.data, options.base, options.resume)
 
 
 def run_caption(options):
@@ -68,5 +75,7 @@ def answer(images, question, options):
     text = model.generate(prompt)
     print(text)
     if options.attention:
-        look(model, prompt, text).plot(question, save=options.attention)
+        looks = look(model, prompt, text)
+        show = looks.view if options.attention.endswith(".html") else looks.plot
+        show(question, save=options.attention)
         print(f"Where each token looked is in {options.attention}.")

@@ -15,13 +15,15 @@ from tfgpt.plotting.classification import (
     plot_confusion,
 )
 from tfgpt.plotting.diagrams import draw_course, draw_gpt, draw_layers, draw_transformer
-from tfgpt.plotting.images import plot_deletion, plot_patch_weights
+from tfgpt.plotting.image_viewer import PatchView, view_patch_weights
+from tfgpt.plotting.images import plot_deletion, plot_patch_weights, plot_right_answers
 from tfgpt.plotting.inside import plot_induction, plot_lens, plot_patching
 from tfgpt.plotting.scaling import plot_best_rates, plot_scaling_law
 from tfgpt.plotting.viewer import AttentionView, view_attention
 
 __all__ = [
     "AttentionView",
+    "PatchView",
     "draw_course",
     "draw_gpt",
     "draw_layers",
@@ -42,7 +44,9 @@ __all__ = [
     "plot_patching",
     "plot_positional_encoding",
     "plot_rates",
+    "plot_right_answers",
     "plot_scaling_law",
     "plot_schedule",
     "view_attention",
+    "view_patch_weights",
 ]

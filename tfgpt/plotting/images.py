@@ -97,3 +97,36 @@ def plot_deletion(curves, title=None, save=None, what="patches"):
     axis.set_ylabel("probability of the answer")
     axis.legend()
     return add_title_and_save(figure, title, save)
+
+
+def plot_right_answers(curves, baselines=None, title=None, save=None):
+    """Draw the share of right answers while models learn.
+
+    Args:
+        curves: dict from a name to a list of (step, share in [0, 1]).
+        baselines: dict from a name to a share that needs no training; drawn as a level line.
+        title: str above the figure, or None.
+        save: path to write to (.png, .svg, .pdf), or None.
+
+    Returns:
+        matplotlib Figure.
+
+    Raises:
+        ValueError: if there is no curve.
+    """
+    check_save(save)
+    if not curves:
+        raise ValueError("curves must hold at least one curve, got none.")
+    figure, axes = new_figure(1, 1, size=(8.0, 3.6))
+    axis = axes[0, 0]
+    for number, (label, points) in enumerate(curves.items()):
+        steps, shares = zip(*points, strict=True)
+        axis.plot(steps, shares, line_style(number), marker=".", label=label)
+    for label, share in (baselines or {}).items():
+        axis.axhline(share, color="gray", linewidth=1, linestyle=":")
+        place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+        axis.annotate(label, (1, share), xytext=(-3, 3), ha="right", fontsize=8, **place)
+    axis.set_xlabel("step")
+    axis.set_ylabel("share of right answers")
+    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
+    return add_title_and_save(figure, title, save)

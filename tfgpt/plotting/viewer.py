@@ -97,6 +97,8 @@ class AttentionView:
         False
     """
 
+    template = "viewer.html"
+
     def __init__(self, content):
         self.content = content
 
@@ -106,11 +108,10 @@ class AttentionView:
             "title": escape(self.content["title"] or "Attention"),
             "data": to_script_json(self.content),
         }
-        template = (
-            resources.files("tfgpt.plotting").joinpath("viewer.html").read_text(encoding="utf-8")
-        )
+        file = resources.files("tfgpt.plotting").joinpath(self.template)
         # In one pass: a token "{{title}}" must stay what it is.
-        return re.sub(r"\{\{(title|data)\}\}", lambda match: parts[match[1]], template)
+        text = file.read_text(encoding="utf-8")
+        return re.sub(r"\{\{(title|data)\}\}", lambda match: parts[match[1]], text)
 
     def save(self, path):
         """Write the page to `path`, usually an .html file, for any browser."""

@@ -8,7 +8,9 @@ from tfgpt.schedules import make_muon
 from tfgpt.training import set_seed, train
 
 
-def train_task(make_model, run_dir, steps, batches, *, seed, resume, facts, title, **options):
+def train_task(
+    make_model, run_dir, steps, batches, *, seed, resume, facts, title, rates=(), **options
+):
     """Seed, make a model, train it with Muon, and draw its history.
 
     An earlier run in run_dir is kept beside it, unless this one goes on with it.
@@ -22,6 +24,7 @@ def train_task(make_model, run_dir, steps, batches, *, seed, resume, facts, titl
         resume: bool, go on from the last checkpoint in run_dir.
         facts: dict of what belongs to this run, see `train`.
         title: str, of the figure.
+        rates: the two rates of `make_muon`, if they are not its default.
         **options: further arguments of `train`.
 
     Returns:
@@ -39,7 +42,7 @@ def train_task(make_model, run_dir, steps, batches, *, seed, resume, facts, titl
         model,
         batches,
         steps,
-        make_muon(steps),
+        make_muon(steps, *rates),
         run_dir=run_dir,
         resume=resume,
         facts={"seed": seed, **facts},

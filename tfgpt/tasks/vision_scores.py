@@ -9,7 +9,13 @@ from tfgpt.tasks.scores import chrf
 from tfgpt.tasks.vision_batches import encode_texts
 from tfgpt.vision.contrastive import recall_at
 from tfgpt.vision.emoji import LANGUAGES
-from tfgpt.vision.questions import QUESTIONS, answer_to, larger_answer, questions_about
+from tfgpt.vision.questions import (
+    QUESTIONS,
+    answer_to,
+    larger_answer,
+    main_colour,
+    questions_about,
+)
 
 BATCH = 64
 
@@ -24,7 +30,7 @@ def score_vision(model, training, test):
 
     Returns:
         dict from a row ("model", "model without image", "nearest picture", "most frequent")
-        to a dict from a column to its Measure.
+        to a dict from a column to its Measure. Questions without answers are left out.
     """
     kinds = (*QUESTIONS, *LANGUAGES)
     nearest = nearest_places(training.images, test.images)
@@ -32,6 +38,8 @@ def score_vision(model, training, test):
     for kind in kinds:
         questions = questions_about(test, kind)
         known = [question.answer for question in questions_about(training, kind)]
+        if not questions or not known:
+            continue
         frequent = Counter(known).most_common(1)[0][0]
         answers = {
             "model": ask_all(model, test, questions),
@@ -86,11 +94,14 @@ def nearest_answers(training, nearest, questions, kind):
     if kind == "larger":
         pairs = [[training.images[nearest[place]] for place in q.places] for q in questions]
         return [larger_answer(*pair) or "the first" for pair in pairs]
-    return [answer_to(kind, training, nearest[q.places[0]]) or "no" for q in questions]
+    places = [nearest[question.places[0]] for question in questions]
+    if kind == "colour":  # also where two are almost equal
+        return [main_colour(training.images[place]) for place in places]
+    return [answer_to(kind, training, place) or "no" for place in places]
 
 
 def score_retrieval(dual, tokenizer, training, test):
-    """Let images of the test find their English captions, and group names without training.
+    """Let images of the test find their captions, and group names without training.
 
     Args:
         dual: DualEncoder.
@@ -108,13 +119,15 @@ def score_retrieval(dual, tokenizer, training, test):
     similar = np.array([[chrf([one], [other]).value for other in captions] for one in guessed])
     scores = {"contrast": images @ vectors_of(dual, tokenizer, captions).T}
     scores["nearest picture"] = similar
-    groups = sorted(set(training.groups))
-    names = vectors_of(dual, tokenizer, [group.replace("-", " ") for group in groups])
-    zero_shot = [groups[place] for place in (images @ names.T).argmax(axis=1)]
     rows = {
         name: {f"recall@{k}": proportion(recall_at(table, k)) for k in (1, 5)}
         for name, table in scores.items()
     }
+    if None in training.groups:
+        return rows
+    groups = sorted(set(training.groups))
+    names = vectors_of(dual, tokenizer, [group.replace("-", " ") for group in groups])
+    zero_shot = [groups[place] for place in (images @ names.T).argmax(axis=1)]
     rows["contrast"]["zero-shot group"] = agreement(zero_shot, test.groups)
     found = [training.groups[place] for place in nearest]
     rows["nearest picture"]["zero-shot group"] = agreement(found, test.groups)
@@ -133,7 +146,8 @@ def agreement(found, wanted):
 
 def write_report(folder, scores, retrieval, classes):
     """Write the tables of all scores to scores.txt, and print them."""
-    tables = [*vision_tables(scores), score_table(retrieval), score_table(classes)]
+    tables = vision_tables(scores)
+    tables += [score_table(table) for table in (retrieval, classes) if table]
     text = "\n\n".join(tables)
     (folder / "scores.txt").write_text(text + "\n", encoding="utf-8")
     print(f"\n{text}\nEverything is in {folder}.")

@@ -44,8 +44,8 @@ class Pictures:
 
     Args:
         images: float32 array (N, H, W, 3), values in [0, 1].
-        captions: dict from a language to a list of N str.
-        groups: list of N str.
+        captions: dict from a language to a list of N str; "en" is always there.
+        groups: list of N str, or of N None where there are no groups.
         tags: list of N tuples of str.
         families: list of N str; pictures of one family belong together.
     """

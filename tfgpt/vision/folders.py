@@ -8,6 +8,7 @@ import numpy as np
 
 from tfgpt.data.pairs import read_lines
 from tfgpt.validation import check_positive
+from tfgpt.vision.emoji import Pictures
 from tfgpt.vision.reading import WHITE, as_floats, fit_array, read_image
 
 EXPECTED = "a .tsv file (image, tab, text) or a .jsonl file with the keys image and text"
@@ -64,6 +65,26 @@ def load_image_table(path):
         for number, (name, _) in rows
     ]
     return ImageTable(paths, [text for _, (_, text) in rows])
+
+
+def load_pictures(path, size):
+    """Read a table of image files with texts, and all images, into memory.
+
+    Args:
+        path: path of the table, see `load_image_table`.
+        size: int >= 1, side of the squares in pixels; see `read_image`.
+
+    Returns:
+        Pictures without groups and tags; the texts are the captions "en", in whatever
+        language they are, and pictures with equal texts are of one family.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_image_table` and `read_image`.
+    """
+    table = load_image_table(path)
+    images = np.stack([as_picture(image, size) for image in table.paths])
+    count, texts = len(table), table.texts
+    return Pictures(images, {"en": texts}, [None] * count, [()] * count, texts)
 
 
 def tab_row(line, place):

@@ -36,6 +36,12 @@ class Looks:
 
         return plot_patch_weights(self.images, self.weights, self.words, title, save)
 
+    def view(self, title=None, save=None):
+        """Make an interactive page where each token shows the patches; a PatchView."""
+        from tfgpt.plotting.image_viewer import view_patch_weights
+
+        return view_patch_weights(self.images, self.weights, self.words, title, save)
+
 
 def look(model, prompt, answer=None, method="attention"):
     """Measure how much each token of an answer looks at each patch when it is chosen.

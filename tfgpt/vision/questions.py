@@ -29,6 +29,7 @@ FACELESS = frozenset(("food-drink", "travel-places", "objects", "symbols", "flag
 PAINTED = 0.15  # a painted pixel is farther from white in red, green or blue
 STEPS = (200, 400, 600)  # of the answers about painted pixels
 LEAST_DIFFERENCE = 40  # painted pixels, of two pictures that are compared
+LEAST_LEAD = 0.1  # of the painted pixels, of the main colour before the second one
 # The first degree of a hue and its name.
 HUES = ((0, "red"), (16, "orange"), (38, "yellow"), (70, "green"), (165, "blue"), (255, "purple"))
 HUES += ((295, "pink"), (345, "red"))
@@ -102,6 +103,29 @@ def main_colour(image):
     return str(names[counts.argmax()])
 
 
+def colour_lead(image):
+    """Return by how much of the painted pixels the main colour leads, 1 if there is no other.
+
+    Args:
+        image: float array (H, W, 3), values in [0, 1].
+
+    Returns:
+        float in [0, 1].
+
+    Example:
+        >>> image = np.full((4, 4, 3), [1.0, 0.8, 0.1])
+        >>> image[0] = [0.1, 0.1, 1.0]
+        >>> colour_lead(image)  # 12 yellow pixels, 4 blue ones
+        0.5
+    """
+    pixels = image[painted(image)]  # (K, 3)
+    if not len(pixels):
+        return 1.0
+    _, counts = np.unique(colour_names(pixels), return_counts=True)
+    *_, second, first = [0, *sorted(counts.tolist())]
+    return (first - second) / len(pixels)
+
+
 def colour_names(pixels):
     """Name the colour of each pixel: float (K, 3) -> str (K,)."""
     high, low = pixels.max(axis=-1), pixels.min(axis=-1)
@@ -122,6 +146,8 @@ def colour_names(pixels):
 
 def face_answer(pictures, place):
     """Say "yes" or "no"; None where tags and group leave it open."""
+    if pictures.groups[place] is None:
+        return None
     words = {*pictures.tags[place], *pictures.captions["en"][place].split()}
     if "face" in words:
         return "yes"
@@ -142,12 +168,15 @@ def answer_to(kind, pictures, place, image=None):
     """
     image = pictures.images[place] if image is None else image
     if kind in LANGUAGES:
-        return pictures.captions[kind][place]
+        return pictures.captions[kind][place] if kind in pictures.captions else None
     if kind == "group":
-        return pictures.groups[place].replace("-", " and ")
+        group = pictures.groups[place]
+        return group and group.replace("-", " and ")
     if kind == "face":
         return face_answer(pictures, place)
-    return main_colour(image) if kind == "colour" else count_class(image)
+    if kind == "colour":
+        return main_colour(image) if colour_lead(image) >= LEAST_LEAD else None
+    return count_class(image)
 
 
 def larger_answer(first, second):
