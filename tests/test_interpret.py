@@ -36,6 +36,7 @@ from tfgpt.interpret import (
     repeated_tokens,
     toy_states,
 )
+from tfgpt.interpret.induction import stripe
 from tfgpt.pretrained import load_gpt2
 from tfgpt.rollout import attention_rollout
 from tfgpt.tasks.heads import TextClassifier
@@ -346,24 +347,12 @@ def test_a_deletion_curve_removes_tokens_in_the_order_given():
 # Induction
 
 
-def set_attention(monkeypatch, *places):
-    """Make attention weights by hand: from t all to `place(t)`, one function per layer."""
-
-    def fake(model, token_ids, names):
-        length = token_ids.shape[1]
-        layers = [
-            np.stack([np.eye(length)[max(place(t), 0)] for t in range(length)]) for place in places
-        ]
-        return {str(i): np.tile(w, (len(token_ids), 1, 1, 1)) for i, w in enumerate(layers)}
-
-    monkeypatch.setattr("tfgpt.interpret.induction.activations", fake)
-
-
-def test_a_perfect_induction_head_scores_one_and_others_zero(monkeypatch):
-    set_attention(monkeypatch, lambda t: t - 1, lambda t: t - 3 if t >= 4 else 0)
-    gpt = known_gpt()
-    assert induction_scores(gpt, period=4).tolist() == [[0.0], [1.0]]
-    assert previous_token_scores(gpt, period=4).ravel().tolist() == [1.0, pytest.approx(1 / 7)]
+def test_the_stripe_of_a_distance_holds_what_looks_so_far_back():
+    weights = np.zeros((2, 6, 6))
+    for query in range(2, 6):
+        weights[1, query, query - 2] = query
+    assert stripe(weights, 2).tolist() == [[0, 0, 0, 0], [2, 3, 4, 5]]
+    assert stripe(weights, 1).tolist() == [[0] * 5] * 2
 
 
 def test_an_untrained_model_looks_everywhere_alike():

@@ -27,6 +27,7 @@ from serving_helpers import Parrot, running, wait_for  # noqa: E402
 
 from tfgpt import GPT, BPETokenizer, CharTokenizer, LanguageModel  # noqa: E402
 from tfgpt.cli.serving import load_served  # noqa: E402
+from tfgpt.safety import OutputFilter  # noqa: E402
 from tfgpt.serving.asking import Limits, WireError, read_ask, read_json  # noqa: E402
 from tfgpt.serving.batching import choose_jobs  # noqa: E402
 from tfgpt.serving.server import listen, make_app  # noqa: E402
@@ -101,6 +102,27 @@ def test_a_stream_brings_the_same_text_piece_by_piece(url):
     reasons = [piece["choices"][0]["finish_reason"] for piece in pieces]
     assert reasons == [None] * 5 + ["length"]
     assert usage["choices"] == [] and usage["usage"]["completion_tokens"] == 5
+
+
+def test_a_filter_reads_each_text_before_it_is_sent():
+    """Whole and as a stream; a filter that fails lets nothing pass."""
+
+    def count_x(texts):
+        return [1 / 0 if "y" in text else text.count("x") for text in texts]
+
+    with running(Parrot(), output_filter=OutputFilter(count_x, 2, "No.")) as (url, _):
+        body = {"prompt": ["xa", "xb", "xxc"], "max_tokens": 4}
+        choices = post(url, body).json()["choices"]
+        found = [(c["text"], c["finish_reason"]) for c in choices]
+        assert found == [("xaxa", "length"), ("xbxb", "length"), ("No.", "content_filter")]
+        body = {"prompt": "xxc", "max_tokens": 4, "stream": True}
+        with httpx.stream("POST", url + "/v1/completions", json=body) as response:
+            choices = [piece["choices"][0] for piece in events_of(response.iter_lines())]
+        found = [(c["text"], c["finish_reason"]) for c in choices]
+        assert found == [("No.", None), ("", "content_filter")]
+        response = post(url, {"prompt": "y", "max_tokens": 1})
+        assert response.status_code == 500
+        assert error_of(response)["message"].startswith("The filter failed: ZeroDivisionError")
 
 
 def test_keys_without_effect_are_taken(url):

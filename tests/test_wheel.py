@@ -47,7 +47,8 @@ def test_a_wheel_without_the_repository_works(tmp_path):
     run(*pip, "wheel", "--no-deps", "--wheel-dir", str(tmp_path), str(source), cwd=tmp_path)
     (wheel,) = tmp_path.glob("tfgpt-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert "tfgpt/plotting/viewer.html" in names and "tfgpt/bundled/shakespeare.txt" in names
+    assert {"tfgpt/plotting/viewer.html", "tfgpt/plotting/image_viewer.html"} <= set(names)
+    assert "tfgpt/bundled/shakespeare.txt" in names
     assert "tfgpt/serving/page.html" in names
     assert not [name for name in names if name.startswith(("tests", "notebooks", "data/"))]
 

@@ -33,6 +33,7 @@ from tfgpt.checks import (  # noqa: F401  (each adds its exercises)
     notebook_19,
     notebook_20,
     notebook_21,
+    notebook_22,
     notebook_23,
     notebook_24,
     notebook_25,

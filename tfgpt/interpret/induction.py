@@ -109,7 +109,7 @@ def induction_scores(model, period=16, batch_size=16, seed=0):
     """
     token_ids = repeated_tokens(model.vocab_size, period, batch_size, seed)
     # The second half begins at P, and the token behind the last occurrence is P - 1 back.
-    return scores_at(model, token_ids, distance=period - 1)[..., 1:].mean(axis=-1)
+    return stripe(attention_of(model, token_ids), period - 1)[..., 1:].mean(axis=-1)
 
 
 def previous_token_scores(model, period=16, batch_size=16, seed=0):
@@ -121,12 +121,15 @@ def previous_token_scores(model, period=16, batch_size=16, seed=0):
         float array (L, H): the mean attention from each token to the one before, 0 to 1.
     """
     token_ids = repeated_tokens(model.vocab_size, period, batch_size, seed)
-    return scores_at(model, token_ids, distance=1).mean(axis=-1)
+    return stripe(attention_of(model, token_ids), 1).mean(axis=-1)
 
 
-def scores_at(model, token_ids, distance):
-    """Return the mean attention to the token `distance` back: float (L, H, T - distance)."""
+def attention_of(model, token_ids):
+    """Return the attention of all heads, averaged over the texts: float (L, H, T, T)."""
     found = activations(model, token_ids, "blocks.*.attention.weights").values()
-    weights = np.stack([ops.convert_to_numpy(w) for w in found]).astype("float64")
-    # (L, B, H, T, T) -> (L, H, T - distance)
-    return np.diagonal(weights, -distance, axis1=-2, axis2=-1).mean(axis=1)
+    return np.stack([ops.convert_to_numpy(w).astype("float64").mean(axis=0) for w in found])
+
+
+def stripe(weights, distance):
+    """Return the attention to the token `distance` back: (..., T, T) -> (..., T - distance)."""
+    return np.diagonal(weights, -distance, axis1=-2, axis2=-1)

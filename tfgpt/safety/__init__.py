@@ -17,14 +17,18 @@ LAZY = {
     "check_itself": "selfcheck",
     "clean_files": "cleaning",
     "clean_texts": "cleaning",
+    "example_weights": "rules",
     "exposure": "memory",
     "fill_forms": "memory",
     "find_fault": "quality",
     "find_language": "quality",
     "find_personal": "personal",
+    "forbidden_after": "rules",
     "highest_rate": "filters",
+    "mark_texts": "rules",
     "mask_personal": "personal",
     "plant": "memory",
+    "rule_targets": "rules",
     "threshold_for": "filters",
 }
 

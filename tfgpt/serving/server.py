@@ -15,6 +15,7 @@ from importlib import resources
 from tfgpt.serving.answering import Answer, event, to_bytes
 from tfgpt.serving.asking import Limits, WireError, read_ask, read_json
 from tfgpt.serving.batching import Batcher, Job
+from tfgpt.serving.screening import screened
 from tfgpt.serving.served import Served
 
 BACKLOG = 1024  # connections that the system accepts while the server is busy
@@ -35,7 +36,14 @@ SENTENCES = {404: "There is nothing at {path}.", 405: "{path} does not take the 
 
 
 def serve(
-    text_model, name, host="127.0.0.1", port=8000, api_key=None, limits=None, constraint=None
+    text_model,
+    name,
+    host="127.0.0.1",
+    port=8000,
+    api_key=None,
+    limits=None,
+    constraint=None,
+    output_filter=None,
 ):
     """Serve a model until SIGTERM or Ctrl-C; requests under way are finished then.
 
@@ -47,6 +55,8 @@ def serve(
         api_key: str, what clients must send; None: nothing.
         limits: Limits; None: the default ones.
         constraint: Constraint of all texts, such as BannedPhrases; None: all are allowed.
+        output_filter: OutputFilter that reads each text before it is sent, a stream too, which
+            then comes in one piece; None: texts are sent as they are written.
 
     Raises:
         ImportError: if starlette or uvicorn is missing.
@@ -55,7 +65,7 @@ def serve(
     """
     from tfgpt.signals import termination_as_interrupt
 
-    app = make_app(text_model, name, limits, api_key, constraint)
+    app = make_app(text_model, name, limits, api_key, constraint, output_filter)
     with listen(host, port) as listener:
         app.state.served.warm_up()
         address = f"[{host}]" if ":" in host else host
@@ -103,7 +113,7 @@ def make_server(app):
     return uvicorn.Server(config)
 
 
-def make_app(text_model, name, limits=None, api_key=None, constraint=None):
+def make_app(text_model, name, limits=None, api_key=None, constraint=None, output_filter=None):
     """Make the ASGI app of a model; see `serve`.
 
     Returns:
@@ -147,6 +157,7 @@ def make_app(text_model, name, limits=None, api_key=None, constraint=None):
     )
     app.router.redirect_slashes = False
     app.state.served, app.state.batcher = served, batcher
+    app.state.output_filter = output_filter
     app.state.api_key = None if api_key is None else api_key.encode()
     return app
 
@@ -230,18 +241,20 @@ async def answer(request, is_chat):
     batcher.submit(job)
     watcher = asyncio.create_task(watch(request, job))
     form = Answer(served.name, is_chat)
+    output_filter = request.app.state.output_filter
+    pieces = job.pieces() if output_filter is None else screened(job.pieces(), output_filter)
     if ask.streams:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        events = stream_events(job, form, watcher)
+        events = stream_events(job, pieces, form, watcher)
         return StreamingResponse(events, headers=headers, media_type="text/event-stream")
-    return await whole_answer(job, form, watcher)
+    return await whole_answer(job, pieces, form, watcher)
 
 
-async def whole_answer(job, form, watcher):
+async def whole_answer(job, pieces, form, watcher):
     """Wait for all texts of a job and answer them."""
     try:
         texts, reasons = [""] * len(job.texts), [None] * len(job.texts)
-        async for row, piece, reason in job.pieces():
+        async for row, piece, reason in pieces:
             texts[row] += piece
             reasons[row] = reason
         return respond(form.whole(texts, reasons, job.usage()))
@@ -250,13 +263,13 @@ async def whole_answer(job, form, watcher):
         job.leave()
 
 
-async def stream_events(job, form, watcher):
+async def stream_events(job, pieces, form, watcher):
     """Yield the events of a stream; an error after its beginning is an event too."""
     try:
         if form.is_chat:
             for row in range(len(job.texts)):
                 yield event(form.chunk(row, is_first=True))
-        async for row, piece, reason in job.pieces():
+        async for row, piece, reason in pieces:
             yield event(form.chunk(row, piece, reason))
         if job.ask.sends_usage:
             yield event(form.usage_chunk(job.usage()))

@@ -183,6 +183,9 @@ def answers_of(rows):
 class Reinforcement:
     """Sample, score, learn: `step` does it once. Needs the TensorFlow backend.
 
+    Answers are drawn at temperature 1. The pad_id of a model is never drawn, though its
+    probability, tiny in a trained model, stays in the log-probabilities.
+
     Args:
         model: GPT, or the model of adapters on one.
         method: PPO(...) or GRPO(...).

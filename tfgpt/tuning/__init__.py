@@ -1,4 +1,4 @@
-"""Fine-tuning: adapters with few weights, freezing; losses of preferences and reinforcement."""
+"""Fine-tuning: adapters, freezing; losses of preferences, reinforcement, rules; DP-SGD."""
 
 from tfgpt.tuning.adalora import AdaLoRA, BudgetAdamW
 from tfgpt.tuning.adapters import Adapters, adapt, find_dense_layers
@@ -26,7 +26,9 @@ from tfgpt.tuning.preferences import (
     dpo_loss,
     token_log_probs,
 )
+from tfgpt.tuning.private import make_private_step, poisson_batches, privacy_spent
 from tfgpt.tuning.rates import GradualUnfreezing, LayerwiseAdamW, freeze_all_but_last
+from tfgpt.tuning.unlikelihood import RuleLoss, unlikelihood_loss
 from tfgpt.tuning.virtual_tokens import PrefixTuning, PromptTuning, VirtualTokens
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "PrefixTuning",
     "PromptTuning",
     "RewardModel",
+    "RuleLoss",
     "VirtualTokens",
     "adapt",
     "answer_batch",
@@ -58,10 +61,14 @@ __all__ = [
     "kl_penalty",
     "load_adapters",
     "load_peft",
+    "make_private_step",
+    "poisson_batches",
     "ppo_loss",
+    "privacy_spent",
     "save_adapters",
     "save_peft",
     "token_log_probs",
     "token_rewards",
+    "unlikelihood_loss",
     "value_loss",
 ]

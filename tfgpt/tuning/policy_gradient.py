@@ -101,7 +101,7 @@ def token_rewards(scores, log_probs, reference_log_probs, is_answer, beta):
     Source: Ziegler et al., "Fine-Tuning Language Models from Human Preferences" (2019),
     equation 2.
     """
-    rewards = -beta * (np.asarray(log_probs) - np.asarray(reference_log_probs)) * is_answer
+    rewards = beta * (np.asarray(reference_log_probs) - np.asarray(log_probs)) * is_answer
     last = is_answer.shape[1] - 1 - np.argmax(is_answer[:, ::-1], axis=1)  # (B,)
     rewards[np.arange(len(rewards)), last] += scores
     return rewards.astype("float32")
