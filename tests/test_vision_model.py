@@ -416,11 +416,15 @@ def test_the_bundled_model_answers_about_a_picture_that_it_never_saw(tmp_path, c
     ImageDraw.Draw(picture).ellipse((30, 10, 90, 70), fill=(210, 30, 40))
     picture.save(tmp_path / "ball.jpg")
     figure = tmp_path / "attention.png"
+    page = tmp_path / "attention.html"
     question = "What is the main colour?"
-    command = ["ask", str(tmp_path / "ball.jpg"), question, "--attention", str(figure)]
-    assert cli.main(command) == 0
-    assert capsys.readouterr().out.startswith("red\n")
+    for path in (figure, page):
+        command = ["ask", str(tmp_path / "ball.jpg"), question, "--attention", str(path)]
+        assert cli.main(command) == 0
+        assert capsys.readouterr().out.startswith("red\n")
     assert figure.stat().st_size > 1000
+    content = page.read_text()
+    assert content.startswith("<!doctype html>") and f'"title":"{question}"' in content
     assert cli.main(["caption", str(tmp_path / "ball.jpg"), "--language", "zh"]) == 0
     assert capsys.readouterr().out.strip()
 
