@@ -19,7 +19,7 @@ site: $(VENV)/installed-site
 	$(BIN)/python site/build.py build/site
 	@echo "Open build/site/index.html in a browser."
 
-test-slow: $(addprefix $(VENV)/installed-,browser parity jax litert onnx serve-tests site)
+test-slow: $(addprefix $(VENV)/installed-,browser parity jax litert onnx privacy serve-tests site)
 	# In two halves: a process keeps every program that it has compiled.
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow --durations=40 tests/test_[a-l]*.py
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow --durations=40 tests/test_[m-z]*.py

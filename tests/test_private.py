@@ -85,6 +85,7 @@ def test_each_example_is_drawn_by_a_coin_of_its_own():
         next(poisson_batches(rows, rows, 41, 1))
 
 
+@pytest.mark.slow
 def test_what_is_spent_is_a_little_less_than_the_looser_bound_by_moments():
     accounting = pytest.importorskip("dp_accounting")
     from dp_accounting.rdp import RdpAccountant
