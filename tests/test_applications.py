@@ -75,6 +75,11 @@ def test_a_raised_stream_is_found_and_a_lower_threshold_is_sooner():
     assert (sums.max(axis=1) > 6.0).all() and delays[0] < delays[1] < 100
 
 
+def test_an_event_is_yes_or_no():
+    with pytest.raises(ValueError, match="events must be yes or no"):
+        cusum([0, 2], 0.25, 0.5)
+
+
 @pytest.mark.parametrize("shares", [(0.0, 0.5), (0.5, 0.5), (0.6, 0.5), (0.5, 1.0)])
 def test_shares_in_the_wrong_order_are_an_error(shares):
     with pytest.raises(ValueError, match="usual and raised"):

@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 from pathlib import Path
 
 import keras
@@ -446,6 +447,13 @@ def test_an_id_outside_the_vocabulary_is_refused(bad_id):
 def test_float_ids_are_refused():
     with pytest.raises(TypeError, match="token_ids must be integers, got dtype float32"):
         gpt()(IDS.astype("float32"))
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 2, 3)])
+def test_token_ids_that_are_no_rows_are_refused(shape):
+    message = re.escape(f"token_ids must have shape (B, T), got {shape}; one sequence is")
+    with pytest.raises(ValueError, match=message):
+        GPT(5, context_length=4, num_layers=1, d_model=8, num_heads=2)(np.ones(shape, "int32"))
 
 
 @pytest.mark.parametrize("positions", POSITIONS)

@@ -335,6 +335,20 @@ def test_scores_that_are_no_two_numbers_are_refused(scores):
         scores_of(lambda prompts, answers: scores, [[1]] * 2, [[2], [3]])
 
 
+@tensorflow_only
+@pytest.mark.parametrize(
+    "prompts, count, message",
+    [
+        ([], 2, "prompts must hold prompts of one token or more"),
+        ([[1], []], 2, "prompts must hold prompts of one token or more"),
+        ([[1], [1, 2]], 99, "must fit context_length=.*got 99 . 2"),
+    ],
+)
+def test_prompts_that_are_empty_or_too_long_are_refused(prompts, count, message):
+    with pytest.raises(ValueError, match=message):
+        sample_answers(make_gpt(vocab_size=4), prompts, count)
+
+
 def test_a_penalty_lies_in_the_loss_or_in_the_reward():
     with pytest.raises(ValueError, match="penalty must be one of 'loss', 'reward', got 'both'"):
         GRPO(penalty="both")

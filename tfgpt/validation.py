@@ -76,7 +76,7 @@ def check_choice(name, value, choices):
 
 
 def check_length(name, token_ids, limit_name, limit):
-    """Raise if a sequence is longer than a model can read; an unknown length passes.
+    """Raise unless sequences stand in rows that a model can read; an unknown length passes.
 
     Args:
         name: str, the argument's name in the message.
@@ -85,9 +85,15 @@ def check_length(name, token_ids, limit_name, limit):
         limit: int, the largest T.
 
     Raises:
-        ValueError: if T > limit.
+        ValueError: if the shape is not (B, T), or T > limit.
     """
-    length = token_ids.shape[1]
+    shape = token_ids.shape
+    rank = shape.rank if hasattr(shape, "rank") else len(shape)  # None: unknown, TensorFlow
+    if rank not in (None, 2):
+        raise ValueError(
+            f"{name} must have shape (B, T), got {tuple(shape)}; one sequence is {name}[None]."
+        )
+    length = shape[1]
     if isinstance(length, int) and length > limit:
         raise ValueError(f"{name} must have at most {limit_name}={limit} positions, got {length}.")
 

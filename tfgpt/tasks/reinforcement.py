@@ -154,15 +154,23 @@ def sample_answers(model, prompts, max_new_tokens, stop_token=None, group_size=1
         bool (B, T). The G answers to a prompt lie side by side.
 
     Raises:
-        ValueError: as `tfgpt.generate`.
+        ValueError: if a prompt is empty or an answer would not fit; else as `tfgpt.generate`.
     """
+    lengths = [len(prompt) for prompt in prompts]
+    if not lengths or min(lengths) < 1:
+        raise ValueError(f"prompts must hold prompts of one token or more, got {prompts!r:.60}.")
+    if max(lengths) + max_new_tokens > model.context_length:
+        raise ValueError(
+            f"max_new_tokens and the longest prompt must fit context_length="
+            f"{model.context_length}, got {max_new_tokens} + {max(lengths)}."
+        )
     rows = generate(
         *(model, prompts, max_new_tokens),
         stop_token=stop_token,
         num_samples=group_size,
         seed=seed,
     )
-    starts = np.repeat([len(prompt) for prompt in prompts], group_size)  # (B,)
+    starts = np.repeat(lengths, group_size)  # (B,)
     shape = len(rows), int(starts.max()) + max_new_tokens
     token_ids = np.full(shape, getattr(model, "pad_id", None) or 0, dtype="int32")
     is_answer = np.zeros(shape, dtype=bool)
@@ -303,9 +311,7 @@ def scores_of(score, prompts, answers):
     """Return the scores of answers as float32 (B,); raise unless there are B finite numbers."""
     scores = np.asarray(score(prompts, answers), dtype="float32")
     if scores.shape != (len(answers),) or not np.isfinite(scores).all():
-        raise ValueError(
-            f"score must return {len(answers)} finite numbers, got shape {scores.shape}."
-        )
+        raise ValueError(f"score must return {len(answers)} finite numbers, got {scores!r:.80}.")
     return scores
 
 

@@ -23,7 +23,7 @@ def cusum(events, usual, raised):
         float array of the same shape: S after each event. An alarm is S > a threshold.
 
     Raises:
-        ValueError: if not 0 < usual < raised < 1.
+        ValueError: if not 0 < usual < raised < 1, or an event is neither yes nor no.
 
     Example:
         >>> cusum([True, False, True, True], 0.25, 0.5).round(2).tolist()
@@ -32,8 +32,10 @@ def cusum(events, usual, raised):
     Source: Page, "Continuous Inspection Schemes" (1954).
     """
     check_shares(usual, raised)
-    events = np.asarray(events, dtype=bool)
-    steps = np.where(events, np.log(raised / usual), np.log((1 - raised) / (1 - usual)))
+    events = np.asarray(events)
+    if not np.isin(events, (0, 1)).all():
+        raise ValueError(f"events must be yes or no, True or False, got {events.ravel()!r:.60}.")
+    steps = np.where(events == 1, np.log(raised / usual), np.log((1 - raised) / (1 - usual)))
     sums = np.cumsum(steps, axis=-1)
     # The sum since its lowest point so far is the sum that never falls below 0.
     lowest = np.minimum(np.minimum.accumulate(sums, axis=-1), 0)
