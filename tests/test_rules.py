@@ -61,6 +61,8 @@ def test_the_rule_knows_where_a_phrase_would_be_complete():
             written = text[: place + 1] + letter
             expected = written.endswith(("ab", "bca"))
             assert row[place, "abc".index(letter) + 1] == expected, written
+    with pytest.raises(TypeError, match="banned must be BannedPhrases, got str"):
+        rule_targets("ab", rows, rows)
     with pytest.raises(ValueError, match=r"the same shape \(B, T\), got \(2, 3\) and \(2, 2\)"):
         rule_targets(banned, rows[:2, :3], rows[:2, :2])
 

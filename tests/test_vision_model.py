@@ -396,6 +396,7 @@ def test_figures_of_images_check_what_they_get(tmp_path):
         (["caption", "{text}"], "image must be a PNG, JPEG or WebP file"),
         (["caption", "{picture}", "--model", "nothing"], "folder must hold config.json"),
         (["ask", "a.png", "b.png", "c.png", "What?"], "ask needs one or two images, got 3"),
+        (["ask", "{picture}", " "], "question must be a text with words, got ' '"),
         (["train-vision", "--steps", "0"], "steps must be an integer >= 1, got 0"),
         (["train-vision", "--way", "up"], "way must be one of 'prefix', 'cross'"),
     ],

@@ -61,7 +61,9 @@ def run_ask(options):
     """Print an answer, with the options of `tfgpt ask`."""
     if len(options.images) > 2:
         raise ValueError(f"ask needs one or two images, got {len(options.images)}.")
-    answer(options.images, options.question, options)
+    from tfgpt.vision.questions import check_question
+
+    answer(options.images, check_question(options.question), options)
 
 
 def answer(images, question, options):

@@ -7,6 +7,7 @@ import numpy as np
 
 from tfgpt.generation.constraints import FORBIDDEN
 from tfgpt.safety.automata import lift
+from tfgpt.safety.banned import BannedPhrases
 
 
 def rule_targets(banned, inputs, targets):
@@ -21,6 +22,7 @@ def rule_targets(banned, inputs, targets):
         int32 array (B, T, 2): the target, and the state after the input.
 
     Raises:
+        TypeError: if banned is no BannedPhrases.
         ValueError: if the shapes differ.
 
     Example:
@@ -31,6 +33,8 @@ def rule_targets(banned, inputs, targets):
         >>> forbidden_after(banned)[pairs[..., 1]].tolist()  # after a: no b
         [[[False, False, True, False], [False, False, False, False]]]
     """
+    if not isinstance(banned, BannedPhrases):
+        raise TypeError(f"banned must be BannedPhrases, got {type(banned).__name__}.")
     inputs, targets = np.asarray(inputs), np.asarray(targets)
     if inputs.ndim != 2 or inputs.shape != targets.shape:
         raise ValueError(

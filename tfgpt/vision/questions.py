@@ -55,6 +55,13 @@ class Question:
         return f" {(QUESTIONS | CAPTION_PROMPTS)[self.kind]} "
 
 
+def check_question(question):
+    """Return a question; raise unless it has words."""
+    if not isinstance(question, str) or not question.strip():
+        raise ValueError(f"question must be a text with words, got {question!r}.")
+    return question
+
+
 def caption_question(language):
     """Return the question that asks for a caption in a language; raise for an unknown one."""
     check_choice("language", language, LANGUAGES)

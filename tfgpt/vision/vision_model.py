@@ -23,7 +23,7 @@ from tfgpt.tokenizers import load_tokenizer
 from tfgpt.vision.encoder import ImageEncoder
 from tfgpt.vision.folders import as_picture
 from tfgpt.vision.generation import generate_ids, stream_ids
-from tfgpt.vision.questions import caption_question
+from tfgpt.vision.questions import caption_question, check_question
 from tfgpt.vision.vision_gpt import VisionGPT
 
 BUNDLED = "emoji"  # the name of the checkpoint that is part of the repository
@@ -135,7 +135,8 @@ class VisionModel:
         return self.ask(image, caption_question(language), **settings)
 
     def ask(self, images, question, **settings):
-        """Answer a question about an image, or a list of images."""
+        """Answer a question about an image, or a list of images; raise if there is none."""
+        check_question(question)
         images = images if isinstance(images, (list, tuple)) else [images]
         images = [as_picture(image, self.model.encoder.image_size) for image in images]
         return self.generate([*images, f" {question} "], **settings)
