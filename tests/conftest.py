@@ -40,6 +40,16 @@ def seed():
     keras.utils.set_random_seed(0)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """On JAX, free what a file of tests compiled: gigabytes at the end otherwise."""
+    yield
+    if keras.backend.backend() == "jax":
+        import jax
+
+        jax.clear_caches()
+
+
 @pytest.fixture
 def rng():
     """NumPy's random numbers, the same in every run."""
