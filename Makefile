@@ -20,9 +20,10 @@ site: $(VENV)/installed-site
 	@echo "Open build/site/index.html in a browser."
 
 test-slow: $(addprefix $(VENV)/installed-,browser parity jax litert onnx privacy serve-tests site)
-	# In two halves: a process keeps every program that it has compiled.
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow --durations=40 tests/test_[a-l]*.py
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow --durations=40 tests/test_[m-z]*.py
+	# In three parts: a process keeps every program that it has compiled, some gigabytes each.
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow --durations=25 tests/test_[a-f]*.py
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow --durations=25 tests/test_[g-p]*.py
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow --durations=25 tests/test_[q-z]*.py
 
 test-jax: $(VENV)/installed-jax
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist worksteal $(addprefix tests/test_,$(addsuffix .py, \
