@@ -44,7 +44,7 @@ $(INSTALLED): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt --editable ".[dev]"
 	@touch $(INSTALLED)
 
-# What only some checks need: .[jax] for test-jax; all three for test-slow.
+# What only some checks need: .[jax] for test-jax; those that test-slow names for it.
 $(VENV)/installed-%: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --editable ".[$*]"
 	@touch $@

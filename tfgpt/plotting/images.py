@@ -71,6 +71,14 @@ def lit(image, weights):
     return (image * (0.15 + 0.85 * light)).clip(0, 1)
 
 
+def curve_figure(curves, size):
+    """Start a figure with one axis for curves; raise unless there is one."""
+    if not curves:
+        raise ValueError("curves must hold at least one curve, got none.")
+    figure, axes = new_figure(1, 1, size=size)
+    return figure, axes[0, 0]
+
+
 def plot_deletion(curves, title=None, save=None, what="patches"):
     """Draw how likely an answer is while patches, or other parts, are deleted.
 
@@ -87,10 +95,7 @@ def plot_deletion(curves, title=None, save=None, what="patches"):
         ValueError: if there is no curve.
     """
     check_save(save)
-    if not curves:
-        raise ValueError("curves must hold at least one curve, got none.")
-    figure, axes = new_figure(1, 1, size=(6.0, 3.6))
-    axis = axes[0, 0]
+    figure, axis = curve_figure(curves, (6.0, 3.6))
     for number, (label, curve) in enumerate(curves.items()):
         axis.plot(np.arange(len(curve)), curve, line_style(number), marker=".", label=label)
     axis.set_xlabel(f"deleted {what}")
@@ -115,10 +120,7 @@ def plot_right_answers(curves, baselines=None, title=None, save=None):
         ValueError: if there is no curve.
     """
     check_save(save)
-    if not curves:
-        raise ValueError("curves must hold at least one curve, got none.")
-    figure, axes = new_figure(1, 1, size=(8.0, 3.6))
-    axis = axes[0, 0]
+    figure, axis = curve_figure(curves, (8.0, 3.6))
     for number, (label, points) in enumerate(curves.items()):
         steps, shares = zip(*points, strict=True)
         axis.plot(steps, shares, line_style(number), marker=".", label=label)
