@@ -25,6 +25,7 @@ from tfgpt.validation import check_choice, check_positive
 
 QUANTIZE = (None, "float16", "int8")
 CHUNK = 32  # tokens of a prompt that are read at once
+ROWS = 4096  # of a table that are compared at once
 
 
 def export_litert(model, tokenizer, path, quantize=None, room=None, batch_size=1):
@@ -253,14 +254,24 @@ def find_table(program, table):
         not there.
     """
     for weights, scales in constants_like(program, table):
-        values = weights.astype("float32") * (1 if scales is None else scales)
-        # The largest error of rounding to a scale is half of it; float16 keeps 11 bits.
-        limit = np.abs(table) * 2.0**-10 if scales is None else scales * 0.51
         offset = program.find(weights.tobytes())
-        if offset >= 0 and (np.abs(values - table) <= limit + 1e-7).all():
+        if offset >= 0 and is_rounded(weights, scales, table):
             scales = {} if scales is None else {"table_scales": scales.astype("float32")}
             return [weights.dtype.str, offset], scales
     return None, {}
+
+
+def is_rounded(weights, scales, table):
+    """Say whether weights (V, D) are a table, rounded; some rows at a time, to save memory."""
+    for start in range(0, len(table), ROWS):
+        rows = slice(start, start + ROWS)
+        values, wanted = weights[rows].astype("float32"), table[rows]
+        # The largest error of rounding to a scale is half of it; float16 keeps 11 bits.
+        limit = np.abs(wanted) * 2.0**-10 if scales is None else scales[rows] * 0.51
+        values = values if scales is None else values * scales[rows]
+        if not (np.abs(values - wanted) <= limit + 1e-7).all():
+            return False
+    return True
 
 
 def constants_like(program, table):
