@@ -3,14 +3,17 @@
 import json
 import os
 import signal
+import subprocess
 import sys
+import textwrap
 import threading
 import time
 
 import numpy as np
 import pytest
 
-from tfgpt.tasks.launch import launch, share_gpus, tf_configs
+from tfgpt.tasks import launch as launch_module
+from tfgpt.tasks.launch import expanded_hosts, launch, share_gpus, slurm_config, tf_configs
 
 
 def command(script, *arguments):
@@ -32,6 +35,61 @@ def test_every_process_knows_all_addresses_and_its_own_place():
         {"type": "worker", "index": 0},
         {"type": "worker", "index": 1},
     ]
+
+
+def recipe(name):
+    """Return the lines that the docstring has for several machines."""
+    text = launch_module.__doc__.split(f"\n{name}: ")[1].split("\n\n")[1]
+    return textwrap.dedent(text).replace("TRAIN", "printenv TF_CONFIG")
+
+
+def run_bash(script, **environment):
+    """Run the lines; each line of the output is a TF_CONFIG."""
+    found = subprocess.check_output(["bash", "-c", script], env={**os.environ, **environment})
+    return [json.loads(line) for line in found.decode().splitlines()]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="lines for bash")
+def test_the_lines_for_several_machines_give_each_process_its_place():
+    expected = [
+        {"cluster": {"worker": [f"host{x}:2222" for x in (0, 1)]}, "task": {"type": "worker"}}
+        for _ in range(2)
+    ]
+    for index, each in enumerate(expected):
+        each["task"]["index"] = index
+    found = run_bash('ssh() { bash -c "$2"; }\n' + recipe("ssh"))
+    assert sorted(found, key=lambda each: each["task"]["index"]) == expected
+
+
+@pytest.mark.skipif(os.name == "nt", reason="lines for bash")
+def test_the_lines_for_slurm_give_each_process_its_place(tmp_path, monkeypatch, capsys):
+    """Here the shell's python writes down its code; it runs in this process."""
+    monkeypatch.setenv("SLURM_STEP_NODELIST", "host[0-1]")
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    monkeypatch.chdir(tmp_path)
+    tools = 'srun() { shift; "$@"; }; python() { echo "$2" > code.py; echo "$FOUND"; }\n'
+    script = tools + "export -f python\n" + recipe("Slurm")
+    (found,) = run_bash(script, FOUND=slurm_config())
+    exec((tmp_path / "code.py").read_text())
+    assert json.loads(capsys.readouterr().out) == found
+    assert found["task"] == {"type": "worker", "index": 1}
+    assert found["cluster"]["worker"] == ["host0:2222", "host1:2222"]
+
+
+def test_the_job_for_kubernetes_gives_each_pod_its_place():
+    yaml = pytest.importorskip("yaml")
+    job = yaml.safe_load(recipe("Kubernetes"))
+    worker = job["spec"]["replicatedJobs"][0]
+    (container,) = worker["template"]["spec"]["template"]["spec"]["containers"]
+    (found,) = run_bash(container["args"][0], JOB_COMPLETION_INDEX="1")
+    hosts = [f"{job['metadata']['name']}-{worker['name']}-0-{x}.mine:2222" for x in (0, 1)]
+    assert found["cluster"]["worker"] == hosts and found["task"]["index"] == 1
+    assert worker["template"]["spec"]["completions"] == len(hosts)
+
+
+def test_slurm_writes_hosts_as_ranges():
+    assert expanded_hosts("a") == ["a"]
+    assert expanded_hosts("a1,b[08-10,12],c-2") == ["a1", "b08", "b09", "b10", "b12", "c-2"]
 
 
 def test_the_output_of_each_process_has_its_number(capfd):

@@ -5,24 +5,61 @@ Each process finds its place in TF_CONFIG, which TensorFlow reads:
     {"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}
 
 `launch` sets it for processes of this machine. On several machines, set it yourself and start
-the same command on each one, with the same seed and data; only worker 0 needs its folder.
-
-    ssh          one command for each host, with its index:
-                 ssh host1 "cd PLACE && TF_CONFIG='{...\"index\": 1}}' tfgpt train ... --resume"
-    Slurm        srun --kill-on-bad-exit=1 --ntasks-per-node=1 bash -c '...': hosts from
-                 `scontrol show hostnames $SLURM_JOB_NODELIST`, index $SLURM_PROCID;
-                 sbatch --requeue starts the job again.
-    Kubernetes   a JobSet with one indexed Job of N pods and a failurePolicy with maxRestarts:
-                 hosts JOBSET-JOB-0-0.JOBSET, JOBSET-JOB-0-1.JOBSET, ..., index
-                 $JOB_COMPLETION_INDEX.
-
+the same command on each one, with the same options and texts; only worker 0 needs its folder.
 If a machine is lost, the others stop with an error; the job is started again as a whole, and
-goes on from the last checkpoint.
+goes on from the last checkpoint. TRAIN below is `tfgpt train --corpus my_texts --steps 10000
+--out runs/mine --resume`.
+
+ssh: a line for each host, here for two.
+
+    CLUSTER='"cluster": {"worker": ["host0:2222", "host1:2222"]}'
+    TASK='"task": {"type": "worker", "index":'
+    for I in 0 1; do ssh host$I "cd $PWD; TF_CONFIG='{$CLUSTER, $TASK $I}}' TRAIN" & done; wait
+
+Slurm: `sbatch train.sh`, one process on each machine; see `slurm_config`.
+
+    #!/bin/bash
+    #SBATCH --nodes=4 --ntasks-per-node=1 --requeue
+    export PLACE="from tfgpt.tasks.launch import slurm_config; print(slurm_config())"
+    srun --kill-on-bad-exit=1 bash -c 'TF_CONFIG=$(python -c "$PLACE") TRAIN'
+
+Kubernetes: `kubectl apply -f train.yaml`, here for two pods, with JobSet installed; /data is on a
+disk that both see.
+
+    apiVersion: jobset.x-k8s.io/v1alpha2
+    kind: JobSet
+    metadata: {name: mine}
+    spec:
+      failurePolicy: {maxRestarts: 3}
+      replicatedJobs:
+      - name: worker
+        template:
+          spec:
+            parallelism: 2
+            completions: 2
+            completionMode: Indexed
+            backoffLimit: 0
+            template:
+              spec:
+                restartPolicy: Never
+                volumes: [{name: data, persistentVolumeClaim: {claimName: data}}]
+                containers:
+                - name: train
+                  image: IMAGE
+                  workingDir: /data
+                  volumeMounts: [{name: data, mountPath: /data}]
+                  command: [bash, -c]
+                  args:
+                  - >-
+                    export TF_CONFIG='{"cluster": {"worker": ["mine-worker-0-0.mine:2222",
+                    "mine-worker-0-1.mine:2222"]}, "task": {"type": "worker",
+                    "index": '$JOB_COMPLETION_INDEX'}}'; TRAIN
 """
 
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -207,6 +244,46 @@ def tf_configs(processes):
         json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
         for index in range(processes)
     ]
+
+
+def slurm_config(environment=os.environ, port=2222):
+    """Write the TF_CONFIG of a process that `srun` has started, one on each machine.
+
+    Args:
+        environment: dict with SLURM_STEP_NODELIST and SLURM_PROCID.
+        port: int, that is free on all machines.
+
+    Returns:
+        str, JSON.
+
+    Raises:
+        KeyError: if `srun` has not started this process.
+
+    Example:
+        >>> slurm_config({"SLURM_STEP_NODELIST": "a[1-2]", "SLURM_PROCID": "1"})
+        '{"cluster": {"worker": ["a1:2222", "a2:2222"]}, "task": {"type": "worker", "index": 1}}'
+    """
+    hosts = expanded_hosts(environment["SLURM_STEP_NODELIST"])
+    index = int(environment["SLURM_PROCID"])
+    cluster = {"worker": [f"{host}:{port}" for host in hosts]}
+    return json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
+
+
+def expanded_hosts(names):
+    """List the hosts that Slurm writes as ranges.
+
+    Example:
+        >>> expanded_hosts("a1,b[08-10,12]")
+        ['a1', 'b08', 'b09', 'b10', 'b12']
+    """
+    found = []
+    for name in re.findall(r"[^,\[]+(?:\[[^\]]*\])?", names):
+        start, _, ranges = name.rstrip("]").partition("[")
+        for part in ranges.split(","):
+            low, _, high = part.partition("-")
+            numbers = range(int(low), int(high or low) + 1) if low else [""]
+            found += [f"{start}{str(number).zfill(len(low))}" for number in numbers]
+    return found
 
 
 def visible_gpus():
