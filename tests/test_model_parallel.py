@@ -30,6 +30,15 @@ CASES = {
 needs_jax = pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="needs tfgpt[jax]")
 
 
+@pytest.mark.requires_tensorflow
+def test_on_tensorflow_the_message_says_how_to_share_a_batch():
+    """The words after "in" are Python that works."""
+    with pytest.raises(ValueError, match="make model and optimizer in") as raised:
+        parallel()
+    code = str(raised.value).rsplit(" in ", 1)[1].rstrip(".")
+    assert code == "tf.distribute.MirroredStrategy().scope()"
+
+
 def start(devices, *arguments):
     """Start parallel_runs.py on JAX with a number of CPU devices."""
     flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"

@@ -96,7 +96,7 @@ def check_backend():
         raise ValueError(
             f"splitting a model needs the JAX backend, got {backend!r}: set KERAS_BACKEND=jax "
             "before Python starts (pip install tfgpt[jax]). For data parallel training on "
-            "TensorFlow use train(..., strategy=tf.distribute.MirroredStrategy())."
+            "TensorFlow make model and optimizer in tf.distribute.MirroredStrategy().scope()."
         )
 
 
