@@ -251,6 +251,27 @@ def test_keras_callbacks_hear_of_steps_and_validations_and_can_end_the_training(
     assert watch.told == expected and rows[-1]["step"] == 6
 
 
+def test_callbacks_find_the_optimizer_where_fit_has_it():
+    """A plateau halves its rate; afterwards the model has its own again."""
+    model, own = make_table(), keras.optimizers.SGD(0.5)
+    model.compile(own, "mse")
+    plateau = keras.callbacks.ReduceLROnPlateau("val_loss", 0.5, patience=1, min_delta=100)
+    held_out = [next(iter(make_dataset()))]
+    options = {"validation_data": held_out, "validate_every": 2, "callbacks": [plateau]}
+    run(6, model=model, **options)
+    assert model.optimizer is own and float(own.learning_rate) == 0.5
+    rates = []
+
+    def look(step, result):
+        rates.append(float(plain.optimizer.learning_rate))
+
+    plain = make_table()
+    before = vars(plain).get("optimizer")
+    run(6, model=plain, on_step=look, **options)
+    assert rates == pytest.approx([0.01] * 4 + [0.005] * 2)
+    assert vars(plain).get("optimizer") is before
+
+
 @pytest.mark.slow
 def test_moving_averages_are_validated_written_and_left_in_the_model(tmp_path):
     """The rows say the loss of the averages; a resumed run goes on from the weights themselves."""
@@ -427,6 +448,33 @@ def test_a_full_disk_keeps_the_last_good_checkpoint_and_goes_on_if_asked(tmp_pat
     _, expected = run(30, model=make_table(rows=64))
     _, resumed = run(30, tmp_path / "b", make_table(rows=64), resume=True)
     assert_equal_bits(resumed, expected)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such limit")
+def test_a_row_that_a_full_disk_tears_is_written_whole_with_the_next(tmp_path, capsys):
+    import resource
+
+    path, torn = tmp_path / "history.csv", []
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(step, result):
+        if step == 9:
+            size = path.stat().st_size + 7
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        if step == 11:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            torn.append(path.read_text().splitlines()[-1])
+
+    options = {"checkpoint_every": 20, "on_step": fill, "on_write_error": "continue"}
+    try:
+        rows, _ = run(20, tmp_path, make_table(), **options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert torn[0].startswith("10,") and len(torn[0]) == 7
+    assert "The training goes on." in capsys.readouterr().out
+    assert read_history(path) == rows and [row["step"] for row in rows] == [5, 10, 15, 20]
+    lines = (tmp_path / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [5, 10, 15, 20]
 
 
 @pytest.mark.slow

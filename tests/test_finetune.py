@@ -13,6 +13,7 @@ from tfgpt import GPT, BPETokenizer, CharTokenizer
 from tfgpt.bundle import load_bundle, save_bundle
 from tfgpt.cli import main
 from tfgpt.data.labelled import Labelled, split_examples
+from tfgpt.signals import code_of_interrupts
 from tfgpt.tasks.chat import chat
 from tfgpt.tasks.examples import (
     IGNORED,
@@ -585,6 +586,7 @@ def test_ctrl_c_keeps_the_best_so_far(base, tmp_path, monkeypatch, capsys):
     settings = MethodSettings("lora", epochs=5)
     finetune("classify", write_labelled(tmp_path), tmp_path / "out", base, settings)
     assert "Stopped early" in capsys.readouterr().out
+    assert code_of_interrupts() == 130
     assert load_finetuned(tmp_path / "out").predict("good") in ("pos", "neg")
 
 

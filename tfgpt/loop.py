@@ -1,5 +1,6 @@
 """The loop of `train`: step, row, checkpoint, validation, in this order, again and again."""
 
+import contextlib
 import itertools
 import time
 import warnings
@@ -204,6 +205,20 @@ class Listeners:
         """Pass on that the training is over."""
         if self.callbacks is not None:
             self.callbacks.on_train_end()
+
+
+@contextlib.contextmanager
+def shown_optimizer(model, optimizer):
+    """Let callbacks find the optimizer where `fit` has it: as `model.optimizer`, in this block."""
+    has_own, own = hasattr(model, "optimizer"), getattr(model, "optimizer", None)
+    model.optimizer = optimizer
+    try:
+        yield
+    finally:
+        if has_own:
+            model.optimizer = own
+        else:
+            del model.optimizer
 
 
 def rate_of(optimizer):

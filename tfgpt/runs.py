@@ -37,7 +37,10 @@ from tfgpt.workers import copy_from_chief, from_chief, is_chief, is_one_of_sever
 
 BEST = "best"
 # What may differ when a run goes on: names, how long it is to go, what is done about faults.
-FREE_KEYS = {"name", "steps", "warmup_steps", "module", "registered_name", "skip_nonfinite"}
+FREE_KEYS = {
+    *("name", "steps", "warmup_steps", "plan"),
+    *("module", "registered_name", "skip_nonfinite"),
+}
 
 
 class Run:
@@ -74,6 +77,7 @@ class Run:
         self.step = 0
         self.saved_step = None
         self.history, self.details = [], []
+        self.has_whole_rows = False  # the files, so that a row can be added at their end
         self.model, self.optimizer, self.batches = model, optimizer, batches
         self.tokenizer = tokenizer
         self.keeps_best, self.best = keep_best, None
@@ -230,17 +234,20 @@ class Run:
         self.details.append(details)
         if self.folder is None:
             return
+        if not self.has_whole_rows:
+            self.write_history()
+            return
+        self.has_whole_rows = False  # a full disk may take a part of the row
         with self.writing():
-            if len(self.history) == 1:
-                write_history(self.folder, self.history, self.details)
-            else:
-                append_row(self.folder, row, details)
+            append_row(self.folder, row, details)
+            self.has_whole_rows = True
 
     def write_history(self):
         """Write the files of the history anew."""
         if self.folder is not None:
             with self.writing():
                 write_history(self.folder, self.history, self.details)
+                self.has_whole_rows = True
 
     def keep_if_best(self):
         """Keep the weights if the newest held-out loss is the lowest so far."""

@@ -4,6 +4,15 @@ import contextlib
 import signal
 import threading
 
+kept_interrupts = []  # what ended trainings of this process early, with their work kept
+
+
+def code_of_interrupts():
+    """Return the exit code for what has ended a training early since the last call, else 0."""
+    numbers = [getattr(stop, "number", signal.SIGINT) for stop in kept_interrupts]
+    kept_interrupts.clear()
+    return 128 + numbers[-1] if numbers else 0
+
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM or SIGHUP came: stop as after Ctrl-C, then end with the code for it."""

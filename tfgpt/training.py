@@ -1,14 +1,16 @@
 """Train for a number of steps, with progress, validation and checkpoints. Notebook 06."""
 
+import contextlib
+
 import keras
 
 from tfgpt.data.passes import Batches
 from tfgpt.history import Log
-from tfgpt.loop import Listeners, Loop, Pace, Validation, rate_of
+from tfgpt.loop import Listeners, Loop, Pace, Validation, rate_of, shown_optimizer
 from tfgpt.replicas import scope_of, strategy_of
 from tfgpt.runs import Run
 from tfgpt.schedules import WarmupLinearDecay
-from tfgpt.signals import Terminated, termination_as_interrupt
+from tfgpt.signals import Terminated, kept_interrupts, termination_as_interrupt
 from tfgpt.train_step import evaluate, make_evaluation_step, make_train_step
 from tfgpt.validation import check_choice, check_integer, check_positive
 from tfgpt.workers import is_chief, is_one_of_several
@@ -98,6 +100,7 @@ def train(
             `make_train_step`; if it returns True, training ends.
         callbacks: Keras callbacks, told of each step as a batch, and of each validation (and
             the end) as an epoch; one that sets `model.stop_training` ends the training.
+            `model.optimizer` is the optimizer of the training.
         progress: bool, show progress.
         pad_id: int or None, the target id that does not count; see `make_train_step`.
         jit_compile: "parts", True or False, what XLA compiles; see `make_train_step`.
@@ -152,7 +155,8 @@ def train(
     pace = Pace(
         steps, log_every, validate_every, checkpoint_every, checkpoint_minutes, patience, strategy
     )
-    with termination_as_interrupt(ignored=not is_chief()), run:
+    shown = shown_optimizer(model, optimizer) if callbacks else contextlib.nullcontext()
+    with termination_as_interrupt(ignored=not is_chief()), run, shown:
         run.follow_chief(strategy)
         log = Log(
             *(run, steps, progress and is_chief(), lambda: rate_of(optimizer), spike),
@@ -166,6 +170,7 @@ def train(
         except KeyboardInterrupt as stop:
             run.save()
             print(f"\nStopped at step {run.step} of {steps}; the work so far is kept.")
+            kept_interrupts.append(stop)
             if isinstance(stop, Terminated):
                 raise SystemExit(128 + stop.number) from None
         # As `fit` does: an optimizer with moving averages puts them in the weights.

@@ -44,7 +44,8 @@ def main(arguments=None):
 
     Returns:
         int, the exit code: 0 if all went well, 1 if the doctor found a problem, 2 after
-        an error, 130 after Ctrl-C, 141 if the reader of a pipe went away.
+        an error, 130 after Ctrl-C (of a training too, which keeps its work; 143 after SIGTERM),
+        141 if the reader of a pipe went away.
     """
     for stream in (sys.stdout, sys.stderr):
         # A terminal or pipe in a narrow encoding gets ? for what it cannot show.
@@ -70,8 +71,9 @@ def run(arguments):
         parser.print_help()
         return 0
     warnings.formatwarning = lambda message, *place: f"Note: {message}\n"
+    code_of_interrupts()  # of trainings before this command
     try:
-        return options.run(options) or 0
+        return options.run(options) or code_of_interrupts()
     except BrokenPipeError:
         raise
     except KeyboardInterrupt:
@@ -81,6 +83,12 @@ def run(arguments):
             traceback.print_exc()
         print(f"tfgpt: {one_sentence(error)}", file=sys.stderr)
         return 2
+
+
+def code_of_interrupts():
+    """Return the exit code of a command whose training was stopped early, with its work kept."""
+    signals = sys.modules.get("tfgpt.signals")  # nothing was trained without it
+    return signals.code_of_interrupts() if signals else 0
 
 
 def one_sentence(error):

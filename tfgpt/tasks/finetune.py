@@ -19,7 +19,7 @@ from tfgpt.bundle import own_version, replaced_file
 from tfgpt.data.labelled import BUNDLED, bundled_path
 from tfgpt.gpt import GPT
 from tfgpt.run_folder import RunLock, keep_aside
-from tfgpt.signals import termination_as_interrupt
+from tfgpt.signals import kept_interrupts, termination_as_interrupt
 from tfgpt.tasks.examples import choose_buckets, length_batches, padding_id
 from tfgpt.tasks.finetuned import (
     KINDS,
@@ -191,9 +191,10 @@ class Training:
                     shuffle=False,
                 )
             self.history = fitted.history
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             if self.stopper.best_weights is None:
                 raise
+            kept_interrupts.append(stop)
             self.model.set_weights(self.stopper.best_weights)
             self.history, self.is_stopped = {}, True
             print("Stopped early: the best weights so far are kept.")
