@@ -181,7 +181,7 @@ def test_many_documents_are_held_out_whole_and_copies_stay_together(tmp_path, co
     assert sorted(found[0] + found[1]) == sorted(texts)
     assert not set(found[0]) & set(found[1]) and corpus.documents == count
     assert 0.15 < len(corpus.held_out) / (len(corpus.training) + len(corpus.held_out)) < 0.25
-    ends = corpus.ends("training")
+    ends = corpus.ends("training", corpus_part(corpus))
     assert (corpus.open_part(corpus_part(corpus))[int(ends[0]) - 1 :][:1] == 2).all()
 
 
@@ -208,6 +208,15 @@ def test_the_second_time_nothing_is_encoded_and_a_changed_file_is_noticed(tmp_pa
     assert prepare_corpus(files, other, tmp_path / "corpora").key != changed.key
 
 
+def test_the_same_bytes_in_another_form_are_another_corpus(tmp_path):
+    (tmp_path / "x.txt").write_text('{"text": "moon"}\n' * 40)
+    tokenizer = CharTokenizer('{}": monetx\n')
+    plain = prepare_corpus([tmp_path / "x.txt"], tokenizer, tmp_path / "corpora")
+    path = (tmp_path / "x.txt").rename(tmp_path / "x.jsonl")
+    records = prepare_corpus([path], tokenizer, tmp_path / "corpora")
+    assert (plain.documents, records.documents) == (1, 40)
+
+
 def test_a_damaged_file_of_a_corpus_is_named(tmp_path):
     tokenizer = CharTokenizer.train("".join(POEMS))
     files = write_folder(tmp_path / "texts", POEMS)
@@ -218,6 +227,14 @@ def test_a_damaged_file_of_a_corpus_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"training-00000.bin is missing or has other bytes"):
         Corpus(corpus.folder)
     shard.write_bytes(content)
+    ends = corpus.folder / "training-documents.bin"
+    content = ends.read_bytes()
+    for damaged in (content[:-8], content[:-3], b"\x01" + content[1:]):
+        ends.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"training-documents.bin is missing or has other"):
+            Corpus(corpus.folder)
+    ends.write_bytes(content)
+    Corpus(corpus.folder)
     manifest = corpus.folder / "corpus.json"
     for text in ("{}", "[" * 9000, '{"parts": 3}'):
         manifest.write_text(text)

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from tfgpt.bundle import digest_of
-from tfgpt.data.shards import MANIFEST, PARTS, encode_corpus
-from tfgpt.data.sources import content_hashes
+from tfgpt.data.shards import MANIFEST, PARTS, encode_corpus, ends_path
+from tfgpt.data.sources import facts_of_texts
 from tfgpt.data.token_batches import Tokens
 from tfgpt.run_folder import RunLock
 from tfgpt.tokenizers import tokenizer_hash
@@ -52,7 +52,7 @@ class Corpus:
             self.documents = sum(part["documents"] for part in parts.values())
             found = [self.open_part(parts[name]) for name in PARTS]
             if self.documents < FEW_DOCUMENTS:
-                ends = [self.ends(name) for name in PARTS]
+                ends = [self.ends(name, parts[name]) for name in PARTS]
                 found = split_few(list(zip(found, ends, strict=True)), share)
             self.training, self.held_out = found
         except FileNotFoundError:
@@ -73,9 +73,15 @@ class Corpus:
             segments.append(np.memmap(path, self.dtype, mode="r"))
         return Tokens(segments)
 
-    def ends(self, name):
-        """Return where the documents of a part end in its files: int64 array."""
-        return np.fromfile(self.folder / f"{name}-documents.bin", "int64")
+    def ends(self, name, part):
+        """Return where the documents of a part end in its files: int64 array; raise if damaged."""
+        path = ends_path(self.folder, name)
+        ends = np.fromfile(path, "int64") if path.is_file() else ()
+        # Corpora of earlier versions know the number of ends alone.
+        digest = part.get("ends_sha256")
+        if len(ends) != part["documents"] or digest not in (None, digest_of(path)):
+            raise ValueError(f"{path.name} is missing or has other bytes than were written")
+        return ends
 
 
 def split_few(parts, share):
@@ -158,10 +164,9 @@ def prepare_corpus(
     folder, files = Path(folder), [Path(file) for file in files]
     folder.mkdir(parents=True, exist_ok=True)
     reading = {"field": field, "encoding": encoding, "separator": separator}
-    hashes = content_hashes(files, folder / "sources.json")
     facts = {
         "format": FORMAT,
-        "texts": hashes,
+        **facts_of_texts(files, folder),
         "tokenizer": tokenizer_hash(tokenizer),
         "reading": reading,
         "held_out": held_out,

@@ -49,11 +49,17 @@ def read_pieces(path, *, field=None, encoding="utf-8", separator=None):
     find_codec(encoding)
     if separator is not None and (not isinstance(separator, str) or not separator):
         raise ValueError(f"separator must be a text or None, got {separator!r}.")
-    if is_dataset(path) or form_of(path)[0] in (*RECORDS, ".parquet"):
+    if form_read(path):
         parts = ((text, True) for text in read_records(path, field, encoding))
     else:
         parts = split_documents(read_text(path, encoding), separator)
     return cut_pieces(parts, path)
+
+
+def form_read(path):
+    """Return the suffix that tells how the records of a file are read, "" for a plain text."""
+    form = "dataset" if is_dataset(path) else form_of(path)[0]
+    return form if form in ("dataset", *RECORDS, ".parquet") else ""
 
 
 def split_documents(chunks, separator):

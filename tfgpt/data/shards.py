@@ -113,7 +113,7 @@ class Part:
         self.tokens, self.documents = state["tokens"], state["documents"]
         self.size = self.tokens  # with what waits to be written
         self.waiting, self.waiting_ends = [], []
-        self.ends = open_at(folder / f"{name}-documents.bin", 8 * self.documents)
+        self.ends = open_at(ends_path(folder, name), 8 * self.documents)
         self.open_shard()
 
     def open_shard(self):
@@ -164,7 +164,15 @@ class Part:
         self.ends.close()
         count = -(-self.tokens // SHARD_TOKENS)
         paths = [self.shard_path(number) for number in range(count)]
-        return state | {"shards": [{"name": p.name, "sha256": digest_of(p)} for p in paths]}
+        return state | {
+            "shards": [{"name": p.name, "sha256": digest_of(p)} for p in paths],
+            "ends_sha256": digest_of(ends_path(self.folder, self.name)),
+        }
+
+
+def ends_path(folder, name):
+    """Return the path of the file that says where the documents of a part end."""
+    return folder / f"{name}-documents.bin"
 
 
 def open_at(path, place):

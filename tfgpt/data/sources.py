@@ -3,6 +3,21 @@
 import json
 
 from tfgpt.bundle import digest_of, replaced_file
+from tfgpt.data.documents import form_read
+
+
+def facts_of_texts(files, folder):
+    """Return what the texts in files depend on: dict of their bytes, and their forms if any.
+
+    The same bytes are other documents in x.txt and x.jsonl; plain texts need no word.
+
+    Args:
+        files: list of Path.
+        folder: Path, where sources.json keeps what was read.
+    """
+    facts = {"texts": content_hashes(files, folder / "sources.json")}
+    forms = [form_read(file) for file in files]
+    return facts | ({"forms": forms} if any(forms) else {})
 
 
 def content_hashes(files, table):
