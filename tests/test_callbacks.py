@@ -67,6 +67,28 @@ def test_fit_goes_on_where_it_stopped_bit_for_bit(tmp_path):
         fit(make_fit(), 1, [KeepRun(tmp_path)])
 
 
+class Interrupt(keras.callbacks.Callback):
+    """Ctrl-C after a step."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 2:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+def test_after_ctrl_c_a_notebook_begins_again_in_the_same_folder(tmp_path, capsys):
+    """The cell is run again, while the name of its first callback still holds it."""
+    first = KeepRun(tmp_path, every=2)
+    with pytest.raises(KeyboardInterrupt):
+        fit(make_fit(), 1, [first, Interrupt()])
+    with pytest.raises(ValueError, match="must not be in use"), RunLock(tmp_path):
+        pass
+    fit(make_fit(), 1, [KeepRun(tmp_path, every=2)])
+    assert "Going on from step 2" in capsys.readouterr().out
+    with RunLock(tmp_path):
+        pass
+
+
 @pytest.mark.slow
 def test_tensorboard_reads_what_fit_writes(tmp_path):
     import tensorflow as tf

@@ -90,7 +90,7 @@ def test_two_processes_and_two_devices_learn_what_one_does(texts):
     plain = ("--dropout", "0")
     for name, before, more in (
         ("one", (), ()),
-        ("processes", ("launch", "--"), ()),
+        ("processes", ("launch", "--"), ("--sample-every", "60")),
         ("devices", (), ("--replicas", "2")),
     ):
         settings = tfgpt(texts, texts / name, *before)
@@ -98,4 +98,31 @@ def test_two_processes_and_two_devices_learn_what_one_does(texts):
         result = subprocess.run(**settings, capture_output=True, text=True, timeout=300)
         assert result.returncode == 0, result.stderr
     assert difference(texts / "one", texts / "processes") < 1e-4
+    samples = (texts / "processes" / "samples.txt").read_text(encoding="utf-8")
+    assert samples.count("--- 60\n") == 1  # of the first process alone
     assert difference(texts / "one", texts / "devices") < 1e-4
+
+
+ELASTIC = """
+import sys
+from pathlib import Path
+from tfgpt.tasks.pretrain import pretrain
+
+folder = Path(sys.argv[1])
+given = {"corpus": str(folder / "texts.txt"), "tokenizer": "char", "layers": 1, "width": 16,
+         "heads": 2, "context": 16, "batch_size": 6, "compile": "none", "schedule": "constant",
+         "warmup_steps": 1}
+pretrain({**given, "steps": 10, "replicas": 2}, folder / "two")
+pretrain({"steps": 20, "replicas": 1}, folder / "two", resume=True)
+pretrain({**given, "steps": 20}, folder / "one")
+"""
+
+
+def test_a_run_goes_on_with_another_number_of_devices(texts):
+    """Ten steps on two devices and ten on one give the weights of twenty on one."""
+    settings = tfgpt(texts, texts / "two")
+    settings["args"] = [sys.executable, "-c", ELASTIC, str(texts)]
+    result = subprocess.run(**settings, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert "Going on from step 10" in result.stdout
+    assert difference(texts / "one", texts / "two") < 1e-4

@@ -4,19 +4,25 @@ import gzip
 import json
 import re
 import tomllib
-from dataclasses import fields
+from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from test_runs import make_table, run_and_interrupt
 
-from tfgpt import BPETokenizer, CharTokenizer, LanguageModel, cli
+from tfgpt import GPT, BPETokenizer, CharTokenizer, LanguageModel, cli
+from tfgpt.data.texts import CORPORA
 from tfgpt.history import read_history
 from tfgpt.run_folder import RunLock
+from tfgpt.signals import kept_interrupts
 from tfgpt.tasks import job as job_module
+from tfgpt.tasks.forecast import devices_of, forecast, memory_of_settings, sizes_of
 from tfgpt.tasks.own_tokenizer import make_tokenizer
-from tfgpt.tasks.pretrain import find_rate, pretrain
+from tfgpt.tasks.pretrain import find_rate, pretrain, settings_to_go_on
 from tfgpt.tasks.run_reports import compare_runs, evaluate_run
 from tfgpt.tasks.settings import (
+    NAMED,
     PRESETS,
     TrainSettings,
     parse_assignments,
@@ -113,6 +119,8 @@ def test_another_batch_size_keeps_the_place_in_the_data(texts, tmp_path, monkeyp
         rows = pretrain({"batch_size": 8}, tmp_path / "run", resume=True)
     assert read == [(0, 4), (4, 4), (8, 4), (12, 4), (16, 8), (24, 8)]
     assert rows[-1]["step"] == 6
+    plan = json.loads((tmp_path / "run" / "config.json").read_text())["run"]["plan"]
+    assert plan == {"steps": 8, "tokens": 256}
 
 
 def stop_after(steps):
@@ -208,7 +216,176 @@ def test_tokens_become_steps():
     settings = TrainSettings(**TINY, tokens=1000)
     job = object.__new__(job_module.Job)
     job.resume = False
-    assert job.with_steps(settings).steps == 32  # of 32 tokens: 1,000 / 32 rounded up
+    assert job.with_steps(settings)[0].steps == 32  # of 32 tokens: 1,000 / 32 rounded up
+
+
+def test_minutes_are_refused_where_each_process_would_measure_its_own():
+    """On a resume too."""
+    job = object.__new__(job_module.Job)
+    job.strategy = object()
+    for job.resume in (False, True):
+        with pytest.raises(ValueError, match="--steps or --tokens must be given for several"):
+            job.with_steps(TrainSettings(**TINY, minutes=1.0))
+
+
+def resume_at(out, step, place, monkeypatch, **given):
+    """Return the step at which a run ends that goes on; keep what it keeps."""
+    monkeypatch.setattr(job_module, "newest_place", lambda folder: (step, place))
+    job = object.__new__(job_module.Job)
+    job.out, job.resume, job.strategy = out, True, None
+    settings, plan = job.with_steps(settings_to_go_on(out, given))
+    write_settings(out / "config.toml", settings)
+    (out / "config.json").write_text(json.dumps({"run": {"plan": plan}}))
+    return settings.steps
+
+
+def test_the_plan_is_kept_however_often_the_batch_size_changes(tmp_path, monkeypatch):
+    """8 steps of 4 are 32 examples: 16 of them, 8 in a batch of 8, and 8 in two of 4."""
+    write_settings(tmp_path / "config.toml", TrainSettings(**TINY, steps=8))
+    assert resume_at(tmp_path, 4, 16, monkeypatch, batch_size=8) == 6
+    assert resume_at(tmp_path, 5, 24, monkeypatch, batch_size=4) == 7
+    assert resume_at(tmp_path, 6, 28, monkeypatch) == 7
+
+
+@pytest.mark.parametrize(("batch_size", "end"), [(8, 70), (2, 160)])
+def test_the_same_command_ends_at_the_same_step_after_each_kill(
+    tmp_path, monkeypatch, batch_size, end
+):
+    """100 steps of 4 were planned; `launch --restarts` says --steps 100 again and again."""
+    write_settings(tmp_path / "config.toml", TrainSettings(**TINY, steps=100))
+    place = 160
+    for step in range(40, end, 10):
+        given = {"steps": 100, "batch_size": batch_size}
+        assert resume_at(tmp_path, step, place, monkeypatch, **given) == end
+        place += 10 * batch_size
+
+
+def test_another_number_of_steps_is_another_plan(tmp_path, monkeypatch):
+    write_settings(tmp_path / "config.toml", TrainSettings(**TINY, steps=100))
+    assert resume_at(tmp_path, 40, 160, monkeypatch, steps=120) == 120
+    assert resume_at(tmp_path, 60, 240, monkeypatch, batch_size=8) == 90
+    assert resume_at(tmp_path, 60, 240, monkeypatch, tokens=8 * 400) == 80
+    with pytest.raises(ValueError, match="steps must be at least 60, which are done, got 59"):
+        resume_at(tmp_path, 60, 240, monkeypatch, steps=59)
+
+
+def test_paths_in_the_record_of_a_run_hold_in_every_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    corpus, whole = ("texts", "books/**/*.txt", "shakespeare"), str(tmp_path)
+    settings = job_module.located(TrainSettings(corpus=corpus, init_from="m", validation="v.txt"))
+    assert settings.corpus == (f"{whole}/texts", f"{whole}/books/**/*.txt", "shakespeare")
+    assert (settings.init_from, settings.validation) == (f"{whole}/m", (f"{whole}/v.txt",))
+    assert settings.tokenizer == "bpe" and settings.corpora is None
+    assert NAMED["corpus"] == CORPORA
+    write_settings(tmp_path / "config.toml", settings)
+    assert settings_to_go_on(tmp_path, {"init_from": "m"}).init_from == f"{whole}/m"
+
+
+def test_what_to_do_about_faults_reaches_the_training_from_the_command(
+    texts, tmp_path, monkeypatch
+):
+    told = {}
+    monkeypatch.setattr(job_module, "train", lambda *arguments, **options: told.update(options))
+    monkeypatch.setattr(job_module.Job, "write_results", lambda self, history: None)
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
+    faults = ["--on-fault", "rollback", "--spike", "2.5", "--on-write-error", "continue"]
+    arguments = ["train", "--corpus", str(texts), "--out", str(tmp_path / "run"), "--steps", "9"]
+    assert cli.main([*arguments, *options, *faults]) == 0
+    found = (told["on_fault"], told["spike"], told["on_write_error"])
+    assert found == ("rollback", 2.5, "continue")
+
+
+def test_a_training_that_ctrl_c_ended_has_the_exit_code_for_it(texts, tmp_path, monkeypatch):
+    """`tfgpt train && next` must not go on; the work is kept, and the next command has its own."""
+
+    def interrupted(*arguments, **options):
+        return run_and_interrupt(None, 3, model=make_table())[0]
+
+    monkeypatch.setattr(job_module, "train", interrupted)
+    monkeypatch.setattr(job_module.Job, "write_results", lambda self, history: None)
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
+    arguments = ["train", "--corpus", str(texts), "--out", str(tmp_path / "run"), "--steps", "9"]
+    assert cli.main([*arguments, *options]) == 130
+    kept_interrupts.append(KeyboardInterrupt())  # outside of a command
+    assert cli.main(["plan", "--params", "1M"]) == 0
+
+
+def test_a_dry_run_is_about_the_model_it_goes_on_from_and_about_each_device():
+    model = GPT(11, 8, 1, 16, 2, dff=24, positions="learned", tie_embeddings=False)
+    settings = TrainSettings(**{**TINY, "width": 16})
+    job = SimpleNamespace(
+        settings=replace(settings, steps=9),
+        start=(model, None),
+        strategy=None,
+        tokenizer=CharTokenizer("abcdefghij"),
+        corpus=SimpleNamespace(text_bytes=90, training=[0] * 80, held_out=[0] * 10),
+        training=[0] * 80,
+        measure_step=lambda settings: 0.5,
+        passes=lambda: 1.0,
+        warnings=lambda: [],
+    )
+    sizes = sizes_of(job)
+    assert sizes.parameters == model.count_params() and devices_of(job) == 1
+    one, two = (memory_of_settings(settings, sizes, devices) for devices in (1, 2))
+    half = memory_of_settings(replace(settings, batch_size=2), sizes, 1)
+    assert two == half != one
+    assert "devices" not in forecast(job)
+    job.strategy = SimpleNamespace(num_replicas_in_sync=2)
+    expected = f"about {sum(two.values()) / 1e6:,.0f} MB on each of 2 devices: "
+    assert expected in forecast(job) and f"{model.count_params():,} weights" in forecast(job)
+
+
+def test_of_several_processes_the_first_one_alone_writes_samples(texts, tmp_path, monkeypatch):
+    options = {**TINY, "corpus": str(texts), "steps": 4, "sample_every": 2, "tensorboard": True}
+    job = job_module.Job(TrainSettings(**options), tmp_path / "run")
+    for index, count in ((0, 3), (1, 0)):
+        cluster = {"worker": ["a:1", "b:1"]}
+        task = {"type": "worker", "index": index}
+        monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": task}))
+        assert len(job.callbacks(None)) == count
+    monkeypatch.setattr(job_module, "from_chief", lambda strategy, number: 12)
+    with pytest.raises(ValueError, match="every process must have the same texts and tokenizer"):
+        job_module.Job(TrainSettings(**options), tmp_path / "run")
+
+
+def test_the_first_process_says_the_steps_and_compares_the_settings(texts, tmp_path, monkeypatch):
+    """It goes on with another batch size, in a folder that this process does not have."""
+    options = {**TINY, "corpus": str(texts), "steps": 8}
+    asked = []
+
+    def from_chief(strategy, number):
+        asked.append(number)
+        return 6 if number == 8 else number
+
+    monkeypatch.setattr(job_module, "from_chief", from_chief)
+    job = job_module.Job(TrainSettings(**options), tmp_path / "run")
+    assert job.settings.steps == 6
+    same = job_module.Job(TrainSettings(**options, corpora=str(tmp_path)), tmp_path / "other")
+    assert asked[:3] == asked[3:] and same.corpus.key == job.corpus.key
+
+    def other_settings(strategy, number):
+        return number - (number == asked[1])
+
+    monkeypatch.setattr(job_module, "from_chief", other_settings)
+    with pytest.raises(ValueError, match="every process must have the same settings"):
+        job_module.Job(TrainSettings(**options), tmp_path / "run")
+
+
+def test_a_tokenizer_is_learned_once(texts, tmp_path, capsys):
+    """Other texts, other sizes and another form are learned anew."""
+    path = tmp_path / "a.txt"
+    path.write_text('{"text": "moon light and more"}\n' * 40)
+    reading = {"field": None, "encoding": "utf-8", "separator": None}
+
+    def learn(path, size=270):
+        tokenizer = make_tokenizer("bpe", size, [path], reading, keep_in=tmp_path / "corpora")
+        return tokenizer.encode('"text": moon').tolist(), capsys.readouterr().out.count("Learning")
+
+    first, again = learn(path), learn(path)
+    assert first == (again[0], 1) and again[1] == 0
+    assert learn(path, size=265)[1] == 1
+    renamed, count = learn(path.rename(tmp_path / "a.jsonl"))
+    assert count == 1 and renamed != first[0]
 
 
 @pytest.mark.slow

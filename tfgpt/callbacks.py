@@ -7,6 +7,7 @@ On the TensorFlow backend.
 
 import importlib.util
 import io
+import weakref
 from pathlib import Path
 
 import keras
@@ -15,6 +16,7 @@ import numpy as np
 from tfgpt.checkpoints import Checkpoints
 from tfgpt.data.passes import Batches
 from tfgpt.generation import generate
+from tfgpt.replicas import strategy_of
 from tfgpt.run_folder import RunLock
 from tfgpt.validation import check_positive
 
@@ -77,8 +79,17 @@ class SampleText(EverySteps):
 
 def sample(model, tokenizer, prompt, num_tokens, seed):
     """Continue a text; the random numbers of the training stay as they are."""
-    token_ids = generate(model, tokenizer.encode(prompt), num_tokens, temperature=0.8, seed=seed)
-    return tokenizer.decode(token_ids[0])
+    ids, model = tokenizer.encode(prompt), alone(model)
+    return tokenizer.decode(generate(model, ids, num_tokens, temperature=0.8, seed=seed)[0])
+
+
+def alone(model):
+    """Return a model that this process can call without the others: a copy, where they share it."""
+    if strategy_of(model) is None:
+        return model
+    copy = type(model).from_config(model.get_config())
+    copy.set_weights(model.get_weights())
+    return copy
 
 
 class TensorBoardLog(EverySteps):
@@ -158,6 +169,8 @@ class KeepRun(EverySteps):
     `train` does so itself. Weights, optimizer and random states are restored; the place in
     the data too, if `fit` reads a `TokenBatches` that is named here.
 
+    A `fit` that was stopped by Ctrl-C has let go of the folder when the next one begins there.
+
     Args:
         run_dir: folder to write to; no other process may use it.
         every: int >= 1, steps between checkpoints; also at the end.
@@ -169,18 +182,24 @@ class KeepRun(EverySteps):
             or of another model.
     """
 
+    holders = weakref.WeakValueDictionary()  # by folder: who has its lock in this process
+
     def __init__(self, run_dir, every=500, batches=None, keep=2):
         super().__init__(every)
         self.folder, self.batches, self.keep = Path(run_dir), batches, keep
         self.checkpoints = self.lock = None
 
     def on_train_begin(self, logs=None):
-        """Take the folder and restore what is in it."""
+        """Take the folder, from an earlier `fit` of this process too, and restore what is in it."""
         optimizer = self.model.optimizer
         if not optimizer.built:
             optimizer.build(self.model.trainable_variables)
+        earlier = KeepRun.holders.get(self.folder.resolve())
+        if earlier is not None:
+            earlier.let_go()
         self.lock = RunLock(self.folder)
         self.lock.__enter__()
+        KeepRun.holders[self.folder.resolve()] = self
         passes = Batches([0] if self.batches is None else self.batches)
         self.checkpoints = Checkpoints(
             self.folder / "checkpoint", self.model, optimizer, passes, self.keep
@@ -198,6 +217,14 @@ class KeepRun(EverySteps):
         """Write the last checkpoint and give the folder free."""
         try:
             self.checkpoints.save(self.step)
-            self.checkpoints.wait()
         finally:
+            self.let_go()
+
+    def let_go(self):
+        """Wait for the last checkpoint and give the folder free."""
+        try:
+            if self.checkpoints is not None:
+                self.checkpoints.wait()
+        finally:
+            KeepRun.holders.pop(self.folder.resolve(), None)
             self.lock.__exit__()

@@ -1,5 +1,7 @@
 """What a training would take: `tfgpt train --dry-run`."""
 
+from dataclasses import fields
+
 import numpy as np
 
 from tfgpt.tasks.memory import memory_of
@@ -21,14 +23,17 @@ def forecast(job):
     """
     settings = job.settings
     seconds = job.measure_step(settings)
-    memory = memory_of_settings(settings, job.tokenizer.vocab_size)
+    sizes, devices = sizes_of(job), devices_of(job)
+    memory = memory_of_settings(settings, sizes, devices)
     size = job.corpus.text_bytes / (len(job.corpus.training) + len(job.corpus.held_out))
     start = np.log(job.tokenizer.vocab_size)
     low, high = (min(bits * size * np.log(2), start) for bits in BITS_PER_BYTE)
     parts = ", ".join(f"{name} {value / 1e6:,.0f}" for name, value in memory.items())
     lines = [
-        f"{sizes_of(settings, job.tokenizer.vocab_size).parameters:,} weights",
-        f"memory of a step  about {sum(memory.values()) / 1e6:,.0f} MB: {parts}",
+        f"{sizes.parameters:,} weights",
+        f"memory of a step  about {sum(memory.values()) / 1e6:,.0f} MB"
+        + (f" on each of {devices} devices" if devices > 1 else "")
+        + f": {parts}",
         f"a step            {settings.batch_size * settings.context:,} tokens, {seconds:.3f} s",
         f"training          {settings.steps:,} steps, about {duration(settings.steps * seconds)}",
         f"loss              from ln(V) = {start:.2f} to about {low:.2f} to {high:.2f} "
@@ -40,18 +45,26 @@ def forecast(job):
     return "\n".join(lines)
 
 
-def sizes_of(settings, vocab_size):
-    """Return the sizes of the model that settings make."""
+def sizes_of(job):
+    """Return the sizes of the model of a job: of the one it goes on from, or as the settings."""
+    settings, names = job.settings, [entry.name for entry in fields(Sizes)]
+    if job.start is not None:
+        config = job.start[0].get_config()
+        return Sizes(**{x: config[x] for x in names if x in config and x != "name"})
     positions = "learned" if settings.preset.startswith("gpt2") else "rotary"
     shape = (settings.layers, settings.width, settings.heads)
-    return Sizes(*shape, vocab_size, settings.context, positions=positions)
+    return Sizes(*shape, job.tokenizer.vocab_size, settings.context, positions=positions)
 
 
-def memory_of_settings(settings, vocab_size):
-    """Return the bytes of a training step with these settings, by what holds them."""
+def devices_of(job):
+    """Return how many devices share a batch."""
+    return 1 if job.strategy is None else job.strategy.num_replicas_in_sync
+
+
+def memory_of_settings(settings, sizes, devices):
+    """Return the bytes of a training step on one device, by what holds them."""
     precision = "float32" if settings.precision == "float32" else f"mixed_{settings.precision}"
-    sizes = sizes_of(settings, vocab_size)
-    rows = -(-settings.batch_size // settings.accumulate)
+    rows = -(-settings.batch_size // (settings.accumulate * devices))
     optimizer = settings.optimizer if settings.optimizer in ("adamw", "muon") else "adamw"
     memory = memory_of(sizes, rows, optimizer, precision)
     if optimizer != settings.optimizer:

@@ -1,8 +1,10 @@
 """One run of `tfgpt train`, with all values decided: the corpus, the sizes, the steps."""
 
+import hashlib
 import itertools
+import json
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import keras
@@ -18,11 +20,20 @@ from tfgpt.generation.text_model import sample_start
 from tfgpt.gpt import GPT
 from tfgpt.plotting import plot_history
 from tfgpt.replicas import scope_of
-from tfgpt.run_folder import holds_run, set_aside
+from tfgpt.run_folder import holds_run, read_run, set_aside
 from tfgpt.schedules import RATES, make_optimizer, make_schedule
 from tfgpt.tasks.language_model import LanguageModel
 from tfgpt.tasks.own_tokenizer import make_tokenizer
-from tfgpt.tasks.settings import COMPILED, FILE, TrainSettings, read_settings, write_settings
+from tfgpt.tasks.settings import (
+    COMPILED,
+    FILE,
+    LENGTHS,
+    PATHS,
+    TrainSettings,
+    absolute_paths,
+    read_settings,
+    write_settings,
+)
 from tfgpt.tokenizers import load_tokenizer
 from tfgpt.training import make_train_step, set_seed, train
 from tfgpt.workers import from_chief, is_chief
@@ -30,6 +41,8 @@ from tfgpt.workers import from_chief, is_chief
 MANY_PASSES = 20  # over a text: from here on it is learned by heart
 DEFAULT_MINUTES = 5.0
 SMALL_WIDTH = 128  # up to it XLA for the whole step is faster in float32
+TOKENIZER_ADVICE = "Give all of them one tokenizer: --tokenizer FOLDER."
+SETTINGS_ADVICE = "Give all of them the same options, or config.toml of the first: --config FILE."
 
 
 class WriteSettings(keras.callbacks.Callback):
@@ -45,9 +58,8 @@ class WriteSettings(keras.callbacks.Callback):
         self.path, self.settings = path, settings
 
     def on_train_begin(self, logs=None):
-        """Write the file, from the first of several processes."""
-        if is_chief():
-            write_settings(self.path, self.settings)
+        """Write the file."""
+        write_settings(self.path, self.settings)
 
 
 class Job:
@@ -70,7 +82,7 @@ class Job:
             "separator": settings.separator,
         }
         self.start = None if settings.init_from is None else load_start(settings.init_from)
-        self.tokenizer = self.find_tokenizer(settings)
+        self.tokenizer = self.find_tokenizer(settings, corpora)
         settings = decided(settings, self.files, self.tokenizer, self.start)
         self.corpus = prepare_corpus(
             self.files, self.tokenizer, corpora, held_out=settings.held_out, **self.reading
@@ -82,16 +94,20 @@ class Job:
             self.training = Tokens([*self.training.segments, *self.held_out.segments])
             self.held_out = Tokens([*own.training.segments, *own.held_out.segments])
         self.check_lengths(settings)
-        check_same_everywhere(strategy, self.corpus.key)
-        self.settings = self.with_steps(settings)
+        check_same_everywhere(strategy, self.corpus.key, "texts and tokenizer", TOKENIZER_ADVICE)
+        check_same_everywhere(strategy, digest_of_settings(settings), "settings", SETTINGS_ADVICE)
+        settings, self.plan = self.with_steps(settings)
+        # The first process may go on in a folder that the others do not have.
+        self.settings = located(replace(settings, steps=int(from_chief(strategy, settings.steps))))
 
-    def find_tokenizer(self, settings):
+    def find_tokenizer(self, settings, corpora):
         """Return the tokenizer of the run so far, of the model to go on from, or a new one."""
         if self.resume and (self.out / TOKENIZER).exists():
             return load_tokenizer(self.out / TOKENIZER)
         if self.start is not None:
             return self.start[1]
-        return make_tokenizer(settings.tokenizer, settings.vocab_size, self.files, self.reading)
+        kind, size = settings.tokenizer, settings.vocab_size
+        return make_tokenizer(kind, size, self.files, self.reading, keep_in=corpora)
 
     def check_lengths(self, settings):
         """Raise unless both parts of the corpus fill a context."""
@@ -105,20 +121,25 @@ class Job:
                 )
 
     def with_steps(self, settings):
-        """Return settings with the length in steps: as given, by tokens, or by a measurement."""
+        """Return settings with the length in steps, and the plan: see `steps_to_go_on`.
+
+        The length is as given, by tokens, or by a measurement.
+        """
         per_step = settings.batch_size * settings.context
+        is_measured = settings.minutes or (settings.steps is None and settings.tokens is None)
+        if is_measured and self.strategy is not None:
+            raise ValueError(
+                "--steps or --tokens must be given for several devices or processes: each "
+                "would measure other --minutes."
+            )
+        if is_measured:
+            settings = self.with_minutes(settings)
         if self.resume:
-            if settings.minutes is not None:
-                settings = self.with_minutes(settings)
-            steps = steps_to_go_on(self.out, settings, per_step)
-            return replace(settings, steps=steps, tokens=None, minutes=None)
-        if settings.tokens is not None:
-            return replace(settings, steps=-(-settings.tokens // per_step), tokens=None)
-        if settings.steps is not None:
-            return settings
-        if self.strategy is not None:
-            raise ValueError("--steps or --tokens must be given for several devices or processes.")
-        return self.with_minutes(settings)
+            steps, plan = steps_to_go_on(self.out, settings, per_step)
+        else:
+            steps = settings.steps or -(-settings.tokens // per_step)
+            plan = {"steps": steps, "tokens": steps * per_step}
+        return replace(settings, steps=steps, tokens=None, minutes=None), plan
 
     def with_minutes(self, settings):
         """Return settings with the steps that a time is enough for, behind those that are done."""
@@ -130,8 +151,9 @@ class Job:
 
     def measure_step(self, settings):
         """Return the seconds of a step, the median of some after the first two."""
-        model = self.make_model(settings)
-        step = make_train_step(model, optimizer_of(settings), **step_options(settings, self))
+        with scope_of(self.strategy):
+            model, optimizer = self.make_model(settings), optimizer_of(settings)
+        step = make_train_step(model, optimizer, **step_options(settings, self))
         times = []
         for batch in itertools.islice(self.batches(settings).batches_from(0), 12):
             begin = time.perf_counter()
@@ -235,7 +257,7 @@ class Job:
             spike=settings.spike,
             resume=self.resume,
             tokenizer=self.tokenizer,
-            facts={"corpus": self.corpus.key, "seed": settings.seed},
+            facts={"corpus": self.corpus.key, "seed": settings.seed, "plan": self.plan},
             callbacks=self.callbacks(model),
             **step_options(settings, self),
         )
@@ -253,9 +275,11 @@ class Job:
             set_aside(self.out)
 
     def callbacks(self, model):
-        """Make the callbacks that were asked for."""
+        """Make the callbacks that were asked for, in the first of several processes."""
         from tfgpt.callbacks import SampleText, TensorBoardLog
 
+        if not is_chief():
+            return []
         # The settings are written when the run has accepted them.
         settings, found = self.settings, [WriteSettings(self.out / FILE, self.settings)]
         prompt = sample_start(self.tokenizer, settings.prompt)
@@ -322,14 +346,26 @@ def step_options(settings, job):
     return options
 
 
-def check_same_everywhere(strategy, key):
-    """Raise unless all processes of a training have the same texts and tokenizer."""
+def check_same_everywhere(strategy, key, what, advice):
+    """Raise unless all processes of a training have the same hexadecimal key."""
     number = int(key[:12], 16)
     if from_chief(strategy, number) != number:
         raise ValueError(
-            "every process must have the same texts and tokenizer, got others than the first "
-            f"process has: {key}. Give all of them one tokenizer: --tokenizer FOLDER."
+            f"every process must have the same {what}, got others than the first process has: "
+            f"{key}. {advice}"
         )
+
+
+def digest_of_settings(settings):
+    """Return a digest of what every process must be told alike: not its files, not the length."""
+    own = (*PATHS, *LENGTHS)
+    content = {name: value for name, value in asdict(settings).items() if name not in own}
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def located(settings):
+    """Return settings whose paths are whole: they hold in another folder too."""
+    return replace(settings, **absolute_paths(asdict(settings)))
 
 
 def mirrored(replicas):
@@ -415,17 +451,27 @@ def rate_of(settings):
 def steps_to_go_on(out, settings, per_step):
     """Return the step at which a run ends that goes on, maybe with another batch size.
 
-    The tokens that were planned are read, from the place in the data on.
+    The tokens that were planned are read, from the place in the data on. Steps as planned mean
+    these tokens too, so that the same command can go on again and again.
+
+    Returns:
+        the step, and the plan: dict {"steps": as they were asked for, "tokens": to read}.
     """
     before = TrainSettings(**read_settings(out))
-    step, place = newest_place(out / "checkpoint")
-    if settings.steps is not None and settings.steps < step:
-        raise ValueError(f"steps must be at least {step}, which are done, got {settings.steps}.")
-    if settings.steps != before.steps and settings.tokens is None:
-        return settings.steps
     per_step_before = before.batch_size * before.context
-    planned = settings.tokens or before.steps * per_step_before
-    if per_step == per_step_before and settings.tokens is None:
-        return before.steps
-    left = planned - place * settings.context
-    return step + max(-(-left // per_step), 0)
+    plan = {"steps": before.steps, "tokens": before.steps * per_step_before}
+    plan = (read_run(out) or {"run": {}})["run"].get("plan", plan)
+    step, place = newest_place(out / "checkpoint")
+    done = place * settings.context
+    if settings.tokens is None and settings.steps not in (before.steps, plan["steps"]):
+        if settings.steps < step:
+            raise ValueError(
+                f"steps must be at least {step}, which are done, got {settings.steps}."
+            )
+        tokens = done + (settings.steps - step) * per_step
+        return settings.steps, {"steps": settings.steps, "tokens": tokens}
+    if settings.steps == before.steps and per_step == per_step_before:
+        return before.steps, plan
+    tokens = settings.tokens or plan["tokens"]
+    steps = step + max(-(-(tokens - done) // per_step), 0)
+    return steps, plan if settings.tokens is None else {"steps": steps, "tokens": tokens}

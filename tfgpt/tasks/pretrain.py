@@ -6,7 +6,13 @@ from tfgpt.plotting import plot_rates
 from tfgpt.rate_finder import find_learning_rate
 from tfgpt.schedules import RATES, make_optimizer
 from tfgpt.tasks.job import Job, mirrored, step_options
-from tfgpt.tasks.settings import FILE, LENGTHS, TrainSettings, read_settings
+from tfgpt.tasks.settings import (
+    FILE,
+    LENGTHS,
+    TrainSettings,
+    absolute_paths,
+    read_settings,
+)
 from tfgpt.workers import is_chief, strategy_of_environment
 
 
@@ -44,7 +50,9 @@ def pretrain(given, out, *, resume=False, dry_run=False):
     if dry_run:
         from tfgpt.tasks.forecast import forecast
 
-        print(forecast(job))
+        found = forecast(job)
+        if is_chief():
+            print(found)
         return None
     for warning in job.warnings() if is_chief() else ():
         print(f"Note: {warning}")
@@ -85,6 +93,7 @@ def find_rate(given, out):
 def settings_to_go_on(out, given):
     """Return the settings of a run with those that are given now; raise if one must stay."""
     known = read_settings(out)
+    known, given = ({**values, **absolute_paths(values)} for values in (known, given))
     for name in ("tokenizer", "preset", "vocab_size", "init_from"):
         if name in given and given[name] != known.get(name):
             raise ValueError(

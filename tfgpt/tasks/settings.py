@@ -6,6 +6,7 @@ the standard library only until values are checked.
 """
 
 import json
+import os
 import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -22,6 +23,8 @@ RANGES = {
     **dict.fromkeys(("held_out", "ema"), (0, 1)),
 }
 LENGTHS = ("steps", "tokens", "minutes")  # of a training: one of them
+PATHS = ("corpus", "validation", "corpora", "tokenizer", "init_from")
+NAMED = {"corpus": ("shakespeare", "chinese_poems"), "tokenizer": ("char", "bpe")}
 # What `make_train_step` calls it.
 COMPILED = {"parts": "parts", "whole": True, "none": False}
 # (layers, width, heads, context) of a preset.
@@ -195,6 +198,27 @@ def check_names(values, where):
             near = difflib.get_close_matches(name, names, 1)
             hint = f": did you mean {near[0]}?" if near else f": they are {', '.join(names)}."
             raise ValueError(f"{where} must hold known settings, got {name!r}{hint}")
+
+
+def absolute_paths(values):
+    """Return settings whose paths are whole; the names of what is bundled stay.
+
+    Args:
+        values: dict of settings.
+
+    Returns:
+        dict of those of them that hold paths.
+    """
+
+    def absolute(name, item):
+        is_path = isinstance(item, str) and item and item not in NAMED.get(name, ())
+        return os.path.abspath(os.path.expanduser(item)) if is_path else item
+
+    found = {name: values[name] for name in PATHS if name in values}
+    for name, value in found.items():
+        is_list = isinstance(value, (list, tuple))
+        found[name] = [absolute(name, x) for x in value] if is_list else absolute(name, value)
+    return found
 
 
 def parse_assignments(assignments):
