@@ -10,6 +10,7 @@ LIMITS = (
     ("max-body", "body_bytes", "most bytes of a request"),
     ("batch", "rows", "most texts that are written at once"),
     ("queue", "waiting", "most requests that wait; more are refused with 429"),
+    ("connections", "connections", "most connections at once; more are refused with 503"),
     ("drain", "drain_seconds", "seconds for requests under way after SIGTERM or Ctrl-C"),
 )
 
@@ -58,7 +59,7 @@ def run_serve(options):
         options.name or Path(options.model).resolve().stem,
         options.host,
         options.port,
-        options.api_key or os.environ.get("TFGPT_API_KEY"),
+        os.environ.get("TFGPT_API_KEY") if options.api_key is None else options.api_key,
         Limits(**limits),
         banned_phrases(options.ban, text_model.tokenizer),
     )
