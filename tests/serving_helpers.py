@@ -46,10 +46,10 @@ class Parrot:
 
 
 @contextlib.contextmanager
-def running(text_model, api_key=None, output_filter=None, **limits):
+def running(text_model, api_key=None, constraint=None, output_filter=None, **limits):
     """Serve a model as "mine"; give the address of the server and its app."""
-    app = make_app(text_model, "mine", Limits(**limits), api_key, output_filter=output_filter)
-    server = make_server(app)
+    app = make_app(text_model, "mine", Limits(**limits), api_key, constraint, output_filter)
+    app.state.server = server = make_server(app)
     with listen("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()

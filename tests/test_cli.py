@@ -71,6 +71,8 @@ def small_text(tmp_path):
         (["plot", "nothing"], "folder must hold config.json"),
         (["serve", "--model", "nothing"], "folder must hold config.json"),
         (["serve", "--model", "x", "--batch", "0"], "--batch must be an integer >= 1, got 0"),
+        (["serve", "--model", "x", "--api-key", ""], "--api-key must have a character, got ''"),
+        (["serve", "--model", "x", "--api-key", " "], "--api-key must have a character, got ' '"),
         (["export", "nothing", "--out", "x"], "folder must hold config.json"),
         (
             ["launch", "--processes", "0", "--", "doctor"],

@@ -293,6 +293,8 @@ def test_a_server_gives_its_constraint_to_every_model_that_writes():
     decoding = Served(model, "gpt", Limits(), banned).decode([Wish([[1]], 8, seed=0)], 1)
     decoding.advance(decoding.total)
     assert tokenizer.decode(decoding.rows()[0][:9]) == "a" * 9
+    grammar = Grammar.from_regex("aa", tokenizer, stop_token=tokenizer.ids["b"])
+    Served(model, "gpt", Limits(rows=1), grammar).warm_up()  # no text has one token
 
 
 def test_a_batch_row_that_has_all_its_tokens_does_not_stop_the_others():

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tfgpt.generation.settings import Wish
 from tfgpt.safety import BannedPhrases, Grammar
 from tfgpt.serving.lite_file import Facts, read_lite_file, write_lite_file
 from tfgpt.serving.lite_model import LiteModel
@@ -89,6 +90,47 @@ def test_texts_keep_to_a_constraint():
     assert model().generate("ab", 3, temperature=0, constraint=grammar) == "abca"
     with pytest.raises(ValueError, match="max_new_tokens must be at least 2, .* got 1"):
         model().generate("ab", 1, constraint=grammar)
+
+
+WISHES = [
+    Wish([[1]], 6, temperature=9.0, seed=3),
+    Wish([[2, 3], [2, 3], [4]], 2, temperature=9.0, top_p=0.9, seed=4),
+    Wish([[3]], 9, temperature=0),
+]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_texts_of_several_requests_are_what_each_gets_alone(batch_size):
+    lite, alone = model(batch_size=batch_size), []
+    for wish in WISHES:
+        settings = {"temperature": wish.temperature, "top_p": wish.top_p, "seed": wish.seed}
+        for row, prompt in zip(
+            lite.generate_ids(wish.prompts, wish.max_new_tokens, stop_token=2, **settings),
+            wish.prompts,
+            strict=True,
+        ):
+            new = row[len(prompt) :].tolist()
+            alone.append(new[: new.index(2)] if 2 in new else new)
+    lite.program.calls.clear()
+    together = [list(tokens) for tokens in lite.write_together(WISHES, stop_token=2)]
+    assert together == alone and len(set(map(len, alone))) > 2
+    assert max(map(len, lite.program.calls)) == min(batch_size, 5)
+
+
+def test_a_text_without_a_token_fails_alone():
+    class OneBroken(Bigrams):
+        def next_logits(self, texts):
+            logits = super().next_logits(texts)
+            logits[[text[0] == 4 for text in texts]] = np.nan
+            return logits
+
+    lite = LiteModel(OneBroken(), CharTokenizer("abcd"))
+    wishes = [Wish([[1]], 3, temperature=0), Wish([[4]], 3, temperature=0)]
+    whole, broken = lite.write_together(wishes)
+    assert next(whole) == 2
+    with pytest.raises(ValueError, match="NaN, infinity or none at place 1 of row 0"):
+        next(broken)
+    assert list(whole) == [3, 4]
 
 
 def test_a_seed_repeats_texts_and_samples_differ():

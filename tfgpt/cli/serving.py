@@ -53,16 +53,27 @@ def run_serve(options):
         for option, key, _ in LIMITS
         if given[option] is not None
     }
+    api_key = read_key(options.api_key)
     text_model = load_served(options.model)
     serve(
         text_model,
         options.name or Path(options.model).resolve().stem,
         options.host,
         options.port,
-        os.environ.get("TFGPT_API_KEY") if options.api_key is None else options.api_key,
+        api_key,
         Limits(**limits),
         banned_phrases(options.ban, text_model.tokenizer),
     )
+
+
+def read_key(given):
+    """Return what clients must send, or None; a blank key, of an unset variable, is refused."""
+    name, key = "--api-key", given
+    if given is None:
+        name, key = "TFGPT_API_KEY", os.environ.get("TFGPT_API_KEY")
+    if key is not None and not key.strip():
+        raise ValueError(f"{name} must have a character, got {key!r}: without it, none is asked.")
+    return key
 
 
 def banned_phrases(phrases, tokenizer):

@@ -64,11 +64,14 @@ class Job:
         """Yield (row, piece, None) as they are written and (row, "", reason) at ends of rows.
 
         Raises:
-            WireError: if writing failed.
+            WireError: if writing failed, or the server ends before.
         """
         unfinished = len(self.rows_of_ids)
         while unfinished:
-            kind, row, content = await self.news.get()
+            try:
+                kind, row, content = await self.news.get()
+            except asyncio.CancelledError as error:  # the time after SIGTERM is over
+                raise WireError("The server ends: ask again later.", 503) from error
             if kind == "gone":
                 return
             if kind == "error":

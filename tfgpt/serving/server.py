@@ -176,24 +176,24 @@ def respond(content, status=200, headers=None):
     return Response(to_bytes(content), status, headers, "application/json")
 
 
-def refuse(request, error):
+async def refuse(request, error):
     """Answer what was refused; who waits in vain may come again in a second."""
     return respond(error.body(), error.status, HEADERS.get(error.status))
 
 
-def refuse_path(request, error):
+async def refuse_path(request, error):
     """Answer a path or a method that does not exist."""
     words = SENTENCES.get(error.status_code, "{path} was refused.")
     message = words.format(path=ascii(request.url.path[:100]), method=request.method[:20])
     return respond(WireError(message, error.status_code).body(), error.status_code, error.headers)
 
 
-def forget(request, error):
+async def forget(request, error):
     """Answer a client that went away before its request was whole: it will not hear it."""
     return respond({}, 400)
 
 
-def report_failure(request, error):
+async def report_failure(request, error):
     """Answer after an error of ours, which the log shows."""
     return respond(WireError("The server failed; its log says how.", 500).body(), 500)
 
