@@ -293,8 +293,14 @@ def test_a_server_gives_its_constraint_to_every_model_that_writes():
     decoding = Served(model, "gpt", Limits(), banned).decode([Wish([[1]], 8, seed=0)], 1)
     decoding.advance(decoding.total)
     assert tokenizer.decode(decoding.rows()[0][:9]) == "a" * 9
+
+
+@pytest.mark.slow
+def test_a_server_starts_with_a_grammar_whose_texts_have_several_tokens():
+    tokenizer = CharTokenizer.train("ab")
     grammar = Grammar.from_regex("aa", tokenizer, stop_token=tokenizer.ids["b"])
-    Served(model, "gpt", Limits(rows=1), grammar).warm_up()  # no text has one token
+    model = LanguageModel(make_model(3), tokenizer)
+    Served(model, "gpt", Limits(rows=1), grammar).warm_up()
 
 
 def test_a_batch_row_that_has_all_its_tokens_does_not_stop_the_others():
