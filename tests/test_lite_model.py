@@ -16,6 +16,7 @@ from tfgpt.safety import BannedPhrases, Grammar
 from tfgpt.serving.lite_file import Facts, read_lite_file, write_lite_file
 from tfgpt.serving.lite_model import LiteModel
 from tfgpt.serving.lite_program import choose_threads, count_processors
+from tfgpt.tasks.chat import chat
 from tfgpt.tokenizers import BPETokenizer, CharTokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -115,6 +116,24 @@ def test_texts_of_several_requests_are_what_each_gets_alone(batch_size):
     together = [list(tokens) for tokens in lite.write_together(WISHES, stop_token=2)]
     assert together == alone and len(set(map(len, alone))) > 2
     assert max(map(len, lite.program.calls)) == min(batch_size, 5)
+
+
+def test_the_file_of_a_fine_tuned_model_answers_and_another_does_not():
+    """A base of characters: what is too long loses its beginning, as in the model itself."""
+    lite = model(room=6, task={"task": "lm", "max_new_tokens": 3})
+    assert "".join(lite.answer("ab")) == "cda"
+    assert lite.prompt_ids("abcdab").tolist() == [4, 1, 2]
+    assert "".join(lite.answer("abcdab", temperature=9.0, seed=1)) != "cda"
+    with pytest.raises(ValueError, match="must be of a fine-tuned model to answer"):
+        model().answer("ab")
+
+
+def test_the_file_of_a_fine_tuned_model_chats(capsys):
+    lines = iter(["ab", "/quit"])
+    chat(model(task={"task": "lm", "max_new_tokens": 3}), read=lambda prompt: next(lines))
+    assert capsys.readouterr().out == "model: cda\n"
+    with pytest.raises(ValueError, match="must write answers to chat, got the task None"):
+        chat(model())
 
 
 def test_a_text_without_a_token_fails_alone():

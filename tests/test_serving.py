@@ -34,6 +34,7 @@ from tfgpt.serving.batching import Job, choose_jobs  # noqa: E402
 from tfgpt.serving.lite_model import LiteModel  # noqa: E402
 from tfgpt.serving.served import Served  # noqa: E402
 from tfgpt.serving.server import listen, make_app  # noqa: E402
+from tfgpt.tasks.exporting import export_run  # noqa: E402
 from tfgpt.tasks.finetuned import save_finetuned  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
@@ -465,7 +466,7 @@ class Circle:
 
     def __init__(self, tokenizer, **facts):
         self.size = tokenizer.vocab_size
-        sizes = {"context_length": 40, "room": 40, "batch_size": 2, "pad_id": 0}
+        sizes = {"context_length": 40, "room": 40, "batch_size": 2, "pad_id": 0, "task": None}
         self.facts = SimpleNamespace(vocab_size=self.size, **{**sizes, **facts})
         self.calls = []
 
@@ -847,6 +848,13 @@ def test_a_chat_answers_what_the_fine_tuned_model_answers(tmp_path):
         content = post(url, body, "/v1/chat/completions").json()
     assert content["choices"][0]["message"]["content"].strip() == writer.predict([dialogue])[0]
     assert content["usage"]["prompt_tokens"] == 36
+    pytest.importorskip("ai_edge_litert", reason="needs pip install 'tfgpt[litert]'")
+    with pytest.raises(ValueError, match="more than the max_new_tokens=12 of the .* got 12"):
+        export_run(tmp_path, tmp_path / "small.tflite", "litert", room=12)
+    lite = load_served(export_run(tmp_path, tmp_path / "chat.tflite", "litert"))
+    assert "".join(lite.answer(dialogue)).strip() == writer.predict([dialogue])[0]
+    with running(lite) as (url, _):
+        assert post(url, body, "/v1/chat/completions").json()["choices"] == content["choices"]
 
 
 @pytest.mark.slow

@@ -4,13 +4,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tfgpt.data.chat import NEXT_USER, asked_ids
 from tfgpt.generation.constraints import (
     FORBIDDEN,
     check_constraint,
     constraint_stop,
     start_states,
 )
-from tfgpt.generation.pieces import check_stop_strings, text_pieces, until_string
+from tfgpt.generation.pieces import (
+    check_stop_strings,
+    text_pieces,
+    until_string,
+    without_first_space,
+)
 from tfgpt.generation.prompts import (
     check_prompts,
     check_stop_tokens,
@@ -53,6 +59,8 @@ class LiteModel(TextModel):
         self.context_length = program.facts.context_length
         self.pad_id = program.facts.pad_id
         self.batch_size = program.facts.batch_size
+        self.facts = program.facts.task or {}
+        self.task = self.facts.get("task")
 
     @classmethod
     def load(cls, path, num_threads=None):
@@ -156,6 +164,32 @@ class LiteModel(TextModel):
             requests += make_requests(self, prompts, wish.max_new_tokens, **settings, **limits)
         groups = [SideBySide(self.program, some) for some in batches(requests, self.batch_size)]
         return [group.tokens(index) for group in groups for index in range(len(group.requests))]
+
+    def answer(self, text, **settings):
+        """Answer a prompt or chat piece by piece, with the file of a model that was tuned to.
+
+        Args:
+            text: str, or of a model of chats a list of messages {"role", "content"}.
+            **settings: as for `generate_ids`; temperature is 0 by default.
+
+        Returns:
+            generator of str, as `Writer.stream` of the fine-tuned model gives.
+
+        Raises:
+            ValueError: if the file is of a model that continues texts.
+        """
+        if self.task is None:
+            raise ValueError("the file must be of a fine-tuned model to answer: use stream.")
+        settings = {"temperature": 0, **self.with_stop_token(settings)}
+        length = self.facts["max_new_tokens"]
+        pieces = self.stream_ids(self.prompt_ids(text), length, [NEXT_USER], **settings)
+        return without_first_space(pieces)
+
+    def prompt_ids(self, text):
+        """Write a prompt as the fine-tuned model has learned it; a long one loses its beginning."""
+        token_ids = asked_ids(self.tokenizer, self.task, text)
+        left = self.program.facts.room - self.facts["max_new_tokens"]
+        return np.array(token_ids[-left:], "int32")
 
     @property
     def room(self):

@@ -63,12 +63,13 @@ def export_litert(model, tokenizer, path, quantize=None, room=None, batch_size=1
         return join_parts(folder, parts, path)
 
 
-def save_parts(folder, model, tokenizer, quantize=None, room=None, batch_size=1):
+def save_parts(folder, model, tokenizer, quantize=None, room=None, batch_size=1, task=None):
     """Do the first half of `export_litert`, after which the model is not needed.
 
     Args:
         folder: path, empty, where the programs wait as a SavedModel.
         model, tokenizer, quantize, room, batch_size: as for `export_litert`.
+        task: dict or None, as in `Facts`.
 
     Returns:
         what `join_parts` takes.
@@ -80,6 +81,11 @@ def save_parts(folder, model, tokenizer, quantize=None, room=None, batch_size=1)
     elif not isinstance(model, GPT):
         raise TypeError(f"model must be a GPT or Transformer, got {type(model).__name__}.")
     room = check_room(room, model)
+    if task is not None and room <= task["max_new_tokens"]:
+        raise ValueError(
+            f"room must be more than the max_new_tokens={task['max_new_tokens']} of the answers of "
+            f"the fine-tuned model, got {room}."
+        )
     if tokenizer is not None:
         check_vocabulary(model, tokenizer)
     load_interpreter()  # so that it is not missing after the long part
@@ -87,7 +93,7 @@ def save_parts(folder, model, tokenizer, quantize=None, room=None, batch_size=1)
     describe = describe_gpt if isinstance(model, GPT) else describe_translator
     programs, arrays, facts = describe(model, room, batch_size)
     save_programs(folder, model, programs)
-    facts |= {"room": room, "batch_size": batch_size, "quantize": quantize}
+    facts |= {"room": room, "batch_size": batch_size, "quantize": quantize, "task": task}
     return list(programs), arrays, facts, tokenizer
 
 

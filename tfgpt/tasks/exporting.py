@@ -7,6 +7,7 @@ from tfgpt.bundle import DTYPES, TOKENIZER, checked_path, load_bundle, save_bund
 from tfgpt.serving.litert_export import join_parts, save_parts
 from tfgpt.serving.onnx_export import export_onnx
 from tfgpt.serving.saved_model import export_saved_model
+from tfgpt.tasks.finetuned import KINDS, TASK, Writer, read_task
 from tfgpt.validation import check_choice
 
 # Which options a format knows.
@@ -70,8 +71,17 @@ def export_run(
 def write_litert(folder, out, options):
     """Write a file for LiteRT; the model has left the memory when the conversion begins."""
     with tempfile.TemporaryDirectory() as programs:
-        parts = save_parts(programs, *load_bundle(folder), **options)
+        parts = save_parts(programs, *load_bundle(folder), **options, task=answering_task(folder))
         join_parts(programs, parts, out)
+
+
+def answering_task(folder):
+    """Return what a file must know of a fine-tuned model that answers; None of another."""
+    if not (Path(folder) / TASK).is_file():
+        return None
+    facts = read_task(folder)
+    is_writer = KINDS[facts["task"]] is Writer
+    return {name: facts[name] for name in ("task", "max_new_tokens")} if is_writer else None
 
 
 def write(model, tokenizer, out, format, options):
