@@ -192,6 +192,7 @@ def rng_ids(length):
 
 SERVE = """
 import json, sys
+sys.modules |= {"keras": None, "tfgpt": None}  # an import of them fails
 import tensorflow as tf
 
 serve = tf.saved_model.load("a").signatures["serving_default"]
@@ -203,7 +204,6 @@ print(run(longer, 30).numpy().tolist())  # cut at 48
 for rows, new in ((too_long, 1), (short, 0)):
     try: run(rows, new)
     except tf.errors.InvalidArgumentError as error: print(" ".join(str(error).split()))
-assert not [name for name in sys.modules if name.split(".")[0] in ("keras", "tfgpt")]
 """
 
 
