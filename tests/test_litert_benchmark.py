@@ -11,7 +11,11 @@ REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY))  # the benchmarks are not installed
 
 from benchmarks import litert as benchmark  # noqa: E402
+from tfgpt import LiteModel, export_litert  # noqa: E402
+from tfgpt.bundle import load_bundle  # noqa: E402
+from tfgpt.data import DATA_FOLDER  # noqa: E402
 from tfgpt.generation.text_model import batches  # noqa: E402
+from tfgpt.tasks.base import documents_of, join_ids, split_documents  # noqa: E402
 
 LOGITS = np.log(np.array([0.5, 0.3, 0.19, 0.01], "float32"))
 
@@ -72,3 +76,19 @@ def test_tables_are_markdown(capsys):
     benchmark.print_table({}, ("MB",))
     lines = capsys.readouterr().out.strip().splitlines()
     assert lines == ["| file | MB | p own |", "|---|---|---|", "| M int8 | 11.235 | 0.5 |"]
+
+
+@pytest.mark.slow
+@pytest.mark.requires_tensorflow
+def test_a_trained_model_in_int8_keeps_its_perplexity_within_one_per_cent(tmp_path):
+    pytest.importorskip("ai_edge_litert")
+    model, tokenizer = load_bundle(DATA_FOLDER / "checkpoints" / "base_en")
+    path = export_litert(model, tokenizer, tmp_path / "a.tflite", "int8", room=64)
+    _, held_out = split_documents(documents_of("base_en"))
+    texts = join_ids(tokenizer, held_out)[: 64 * 64].reshape(64, 64)
+    losses, likeliest = benchmark.read_texts(LiteModel.load(path).program, texts)
+    logits = np.array(model(texts[:, :-1]))
+    change = losses.mean() - benchmark.losses_of(logits, texts[:, 1:]).mean()
+    assert abs(change) < np.log(1.01)
+    assert (likeliest == logits.argmax(-1)).mean() > 0.97
+    assert path.stat().st_size < 4e6

