@@ -216,6 +216,8 @@ def convert(folder, names, quantize):
     import tensorflow as tf
 
     converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=names)
+    converter._trackable_obj = None  # a copy of all weights that nobody reads
+    gc.collect()
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     if quantize is not None:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
