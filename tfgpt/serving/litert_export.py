@@ -27,6 +27,7 @@ QUANTIZE = (None, "float16", "int8")
 # What limits the room, by the class of the model.
 LONGEST = {"GPT": "context_length", "Transformer": "max_length"}
 CHUNK = 32  # tokens of a prompt that are read at once
+ROWS = 4096  # of a table that are compared at once
 
 
 def export_litert(model, tokenizer, path, quantize=None, room=None, batch_size=1):
@@ -216,6 +217,8 @@ def convert(folder, names, quantize):
     import tensorflow as tf
 
     converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=names)
+    converter._trackable_obj = None  # a copy of all weights that nobody reads
+    gc.collect()
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     if quantize is not None:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -254,14 +257,24 @@ def find_table(program, table):
         not there.
     """
     for weights, scales in constants_like(program, table):
-        values = weights.astype("float32") * (1 if scales is None else scales)
-        # The largest error of rounding to a scale is half of it; float16 keeps 11 bits.
-        limit = np.abs(table) * 2.0**-10 if scales is None else scales * 0.51
         offset = program.find(weights.tobytes())
-        if offset >= 0 and (np.abs(values - table) <= limit + 1e-7).all():
+        if offset >= 0 and is_rounded(weights, scales, table):
             scales = {} if scales is None else {"table_scales": scales.astype("float32")}
             return [weights.dtype.str, offset], scales
     return None, {}
+
+
+def is_rounded(weights, scales, table):
+    """Say whether weights (V, D) are a table, rounded; some rows at a time, to save memory."""
+    for start in range(0, len(table), ROWS):
+        rows = slice(start, start + ROWS)
+        values, wanted = weights[rows].astype("float32"), table[rows]
+        # The largest error of rounding to a scale is half of it; float16 keeps 11 bits.
+        limit = np.abs(wanted) * 2.0**-10 if scales is None else scales[rows] * 0.51
+        values = values if scales is None else values * scales[rows]
+        if not (np.abs(values - wanted) <= limit + 1e-7).all():
+            return False
+    return True
 
 
 def constants_like(program, table):
