@@ -141,6 +141,21 @@ def test_a_header_links_the_table_of_letters(path):
     assert f"]({link})" in source_of(cells_of(path)[0])
 
 
+@every(LESSONS)
+def test_a_header_does_not_tell_what_was_not_measured(path):
+    for copy in (path, FOLDER / "zh" / path.name):
+        header = source_of(cells_of(copy)[0])
+        assert "not yet measured" not in header and "尚未测量" not in header
+
+
+@every(NOTEBOOKS)
+def test_heights_and_images_have_no_letter_of_heads_and_weights(path):
+    """H counts heads and N weights: a shape of images names its height and its batch."""
+    for cell in cells_of(path):
+        found = re.search(r"\bH, W\b|\bH ?/ ?P\b|\(B, N,|\(N, [EN]\)", source_of(cell))
+        assert found is None, found.group()
+
+
 def read_before(path):
     """List the numbers of the notebooks that a header asks to read before."""
     header = source_of(cells_of(path)[0])
