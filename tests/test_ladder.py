@@ -29,6 +29,11 @@ def attention(query, key, value, mask=None):
     weights = ops.softmax(scores, axis=-1)
     return ops.matmul(weights, value), weights
 """
+LAYER_NORM = """
+class LayerNorm(keras.layers.LayerNormalization):
+    def __init__(self, epsilon=1e-5):
+        super().__init__(epsilon=epsilon)
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -87,12 +92,7 @@ def test_the_file_has_all_parts_in_the_order_of_the_ladder_and_runs(cell):
 
 def test_a_part_that_is_checked_again_is_replaced_and_the_others_stay(cell):
     use_attention(cell)
-    cell(
-        "class LayerNorm(keras.layers.LayerNormalization):\n"
-        "    def __init__(self, epsilon=1e-5):\n"
-        "        super().__init__(epsilon=epsilon)\n\n\n"
-        'LayerNorm = checks.use("layer norm", LayerNorm)\n'
-    )
+    cell(f'{LAYER_NORM}\nLayerNorm = checks.use("layer norm", LayerNorm)\n')
     use_attention(cell, ATTENTION.replace("-1e9", "-1e8"))
     text = Path("my_gpt.py").read_text()
     assert "-1e8" in text and "-1e9" not in text and "class LayerNorm(" in text
@@ -206,11 +206,20 @@ def test_a_folder_that_the_learner_names_keeps_all_files(cell, capsys, tmp_path,
     assert "my_gpt.npz does not fit" in capsys.readouterr().out
 
 
+def test_readers_are_told_how_to_name_their_folder():
+    for name in ("README.md", "README.zh-CN.md"):
+        assert "`TFGPT_MY_FOLDER`" in (NOTEBOOKS.parent / name).read_text(encoding="utf-8")
+    for folder in (NOTEBOOKS, NOTEBOOKS / "zh"):
+        text = (folder / "00_start_here.ipynb").read_text(encoding="utf-8")
+        assert "`%env TFGPT_MY_FOLDER=" in text
+
+
 def test_a_comment_that_looks_like_a_mark_ends_no_part(cell):
     code = ATTENTION.replace("    weights =", "# ---- weights ----\n    weights =")
     use_attention(cell, code)
-    assert checks.mine("attention") is not tfgpt.scaled_dot_product_attention
-    assert code.strip() in Path("my_gpt.py").read_text()
+    cell(f'{LAYER_NORM}\nLayerNorm = checks.use("layer norm", LayerNorm)\n')
+    text = Path("my_gpt.py").read_text()
+    assert code.strip() in text and "class LayerNorm(" in text
 
 
 @pytest.mark.parametrize(

@@ -200,6 +200,13 @@ def test_exercises_are_known_and_have_a_solution(path):
         assert set(exercises) <= set(find_exercises(solution))
 
 
+def test_notebook_09_counts_without_the_formulas_that_its_exercises_ask_for():
+    (path,) = FOLDER.glob("09_*.ipynb")
+    code = "\n".join(source_of(cell) for cell in code_cells(path))
+    assert "forward_flops(V, L, D, length)" in code and "count_params()" in code
+    assert not re.search(r"def forward_flops|\* ?D ?\*\* ?2|13 ?\* ?D", code)
+
+
 @every(SOLUTIONS)
 def test_a_solution_passes_its_checks_and_belongs_to_a_lesson(path):
     assert (FOLDER / path.name).exists()
