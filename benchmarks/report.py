@@ -86,8 +86,14 @@ def align(rows):
     ]
 
 
-def check_target(target, results):
+def check_target(target, results, comparison=None, limits=None):
     """Compare a target with the results of its comparison.
+
+    Args:
+        target: Target.
+        results: list of Result.
+        comparison: Comparison and the machine's limits, for a target with `is_limit`.
+        limits: what `find_limits` returns.
 
     Returns:
         dict of the target, "value", "ours" and "peer" (names of contenders) and
@@ -96,7 +102,10 @@ def check_target(target, results):
     ours = best_of_ours(results, target.precision)
     peer = fastest(result for result in results if result.is_ok and result.name in target.peers)
     value = None
-    if not target.peers and ours:
+    if target.is_limit:
+        share = ours and share_of_limit(comparison, ours, limits)
+        value = share and 1 / share
+    elif not target.peers and ours:
         ours = min(
             (result for result in results if result.is_ok and result.contender.is_ours),
             key=lambda result: result.first["first_call_s"],
@@ -122,10 +131,11 @@ def verdict(target, value):
     return "met" if value <= target.must else "missed"
 
 
-def check_targets(results_by_name):
+def check_targets(results_by_name, comparisons):
     """Check all targets whose comparisons were run."""
+    by_name, limits = {each.name: each for each in comparisons}, find_limits(results_by_name)
     return [
-        check_target(target, results_by_name[target.comparison])
+        check_target(target, results_by_name[target.comparison], by_name[target.comparison], limits)
         for target in TARGETS
         if target.comparison in results_by_name
     ]

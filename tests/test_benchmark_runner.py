@@ -252,6 +252,32 @@ def test_a_target_without_peers_is_the_first_call():
     assert (checked["value"], checked["ours"], checked["verdict"]) == (5, "tfgpt b", "met")
 
 
+@pytest.mark.parametrize(
+    ("times", "value", "verdict"),
+    [([20.0], 1.25, "met, the aim too"), ([24.0], 1.5, "met"), ([32.0], 2.0, "missed")],
+)
+def test_a_target_of_the_machine_compares_with_reading_all_weights(times, value, verdict):
+    target = Target("a", "tiny", must=1.67, aim=1.25, precision="int8", is_limit=True)
+    comparison = Comparison("tiny", "decode", (), TINY, {"batch": 1})
+    # 968 bytes at 60,500 bytes per second: 16 ms.
+    limits = {"memory reads": 60_500 / 1e9}
+    ours = finished("tfgpt", times, "int8")
+    checked = report.check_target(target, [ours], comparison, limits)
+    assert checked["value"] == pytest.approx(value) and checked["verdict"] == verdict
+    unmeasured = report.check_target(target, [ours], comparison, {})
+    assert unmeasured["verdict"] == "not measured"
+
+
+def test_limits_run_with_training_and_decoding_unless_names_leave_them_out():
+    def kinds(*arguments):
+        chosen = command.choose(command.make_parser().parse_args(arguments))
+        return {comparison.kind for comparison in chosen}
+
+    assert kinds("decode", "--sizes", "S") == {"limits", "decode"}
+    assert kinds("decode", "--only", "decode S") == {"decode"}
+    assert kinds("import") == {"import"}
+
+
 def test_weights_and_operations_of_a_gpt_by_hand():
     # D = 8: a layer has 12 x 64 + 13 x 8 = 872 weights, the last norm 16, the tables 80 + 32.
     assert TINY.weights == 872 + 16 + 80 + 32 == 1000

@@ -58,6 +58,8 @@ def small_text(tmp_path):
         (["demo", "--corpus", "{text}", "--steps", "0"], "steps must be an integer >= 1, got 0"),
         (["demo", "--tokenizer", "words"], "tokenizer must be one of 'bpe', 'char', got 'words'"),
         (["generate", "--run-dir", "nothing"], "folder must hold config.json"),
+        (["generate", "--model", "nothing"], "folder must hold config.json, .*'nothing'"),
+        (["generate", "a", "--model", "b"], "generate needs one model, got two"),
         (["train-translation", "--corpus", "{text}"], "source and translation on every line, .*1"),
         (["train-translation", "--steps", "0"], "steps must be an integer >= 1, got 0"),
         (["translate"], "translate needs either a text or --file"),

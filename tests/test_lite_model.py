@@ -109,6 +109,12 @@ def test_hidden_tokens_are_never_written():
     assert set(rows[0].tolist()) == {1, 2}
 
 
+@pytest.mark.parametrize("settings", [{"samplers": []}, {"strategy": None}])
+def test_settings_that_only_keras_has_are_refused(settings):
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{next(iter(settings))}'"):
+        model().generate("ab", 3, **settings)
+
+
 @pytest.mark.parametrize(
     ("arguments", "settings", "message"),
     [
@@ -270,3 +276,25 @@ def test_without_keras_other_names_say_what_they_need():
     )
     assert done.stderr == ""
     assert done.stdout.startswith("LiteModel [2, 1]\ntfgpt.GPT needs Keras, which is not")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "{file}"], "path must be a whole file of export_litert"),
+        (["serve", "--batch", "0", "--model", "{file}"], "--batch must be an integer >= 1, got 0"),
+    ],
+)
+def test_the_module_as_a_command_loads_no_keras_for_a_file(tmp_path, arguments, message):
+    (tmp_path / "damaged").write_bytes(b"TFL3")
+    arguments = [argument.format(file=tmp_path / "damaged") for argument in arguments]
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "tfgpt", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 2 and f"tfgpt: {message}" in done.stderr
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "tfgpt.validation" in loaded and not loaded & {"keras", "tensorflow"}

@@ -28,9 +28,14 @@ from tfgpt.validation import check_integer, check_positive
 class LiteModel(TextModel):
     """Continue text with a file of `export_litert`, several times faster than with TensorFlow.
 
-    Needs numpy, ai-edge-litert and, for byte pairs, tokenizers. Methods and settings are
-    those of `LanguageModel`; a file in float32 writes the same tokens, also with a seed. Several
-    threads may share one model, one token after the other.
+    Needs numpy, ai-edge-litert and, for byte pairs, tokenizers. `generate`, `stream` and
+    `generate_ids` are those of `LanguageModel`, with all settings except samplers and strategy;
+    score, rank and save are not here. A file in float32 writes the same tokens, also with a
+    seed. Several threads may share one model, one token after the other.
+
+    A text that outgrows the context slides through it by one token each time, as in
+    `tfgpt.generate`. Every token then reads the whole context again: with 128 tokens this
+    takes about 12 times as long, with 256 about 30 times.
 
     Args:
         program: LiteProgram.

@@ -77,7 +77,7 @@ class LiteProgram(Program):
     def next_logits(self, texts):
         """Read what is new in some texts and score the tokens that may follow.
 
-        Texts that are longer than the room slide: the last R tokens are read again.
+        Texts that are longer than the room slide: each token then reads the last R again.
 
         Args:
             texts: list of up to B lists of int, at least one each. The same list of lists
@@ -177,7 +177,8 @@ def load_interpreter():
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
         raise ImportError(
-            'exported files need ai-edge-litert: pip install "tfgpt[litert]".'
+            'exported files need ai-edge-litert: pip install "tfgpt[litert]", or without '
+            "TensorFlow: pip install numpy ai-edge-litert tokenizers."
         ) from error
     return Interpreter
 

@@ -24,7 +24,10 @@ from tfgpt.transformer import Transformer
 from tfgpt.validation import check_choice, check_positive
 
 QUANTIZE = (None, "float16", "int8")
+# What limits the room, by the class of the model.
+LONGEST = {"GPT": "context_length", "Transformer": "max_length"}
 CHUNK = 32  # tokens of a prompt that are read at once
+ROWS = 4096  # of a table that are compared at once
 
 
 def export_litert(model, tokenizer, path, quantize=None, room=None, batch_size=1):
@@ -73,16 +76,19 @@ def save_parts(folder, model, tokenizer, quantize=None, room=None, batch_size=1)
     Returns:
         what `join_parts` takes.
     """
-    check_choice("quantize", quantize, QUANTIZE)
-    check_positive("batch_size", batch_size)
-    if isinstance(model, Transformer):
-        check_translator(tokenizer, batch_size)
-    elif not isinstance(model, GPT):
+    if not isinstance(model, (GPT, Transformer)):
         raise TypeError(f"model must be a GPT or Transformer, got {type(model).__name__}.")
-    room = check_room(room, model)
+    kind = "GPT" if isinstance(model, GPT) else "Transformer"
+    longest = model.get_config()[LONGEST[kind]]
+    check_options(kind, longest, quantize, room, batch_size)
+    room = longest if room is None else int(room)
+    if kind == "Transformer" and not isinstance(tokenizer, BPETokenizer):
+        raise TypeError(
+            "tokenizer must be a BPETokenizer to export a Transformer, got "
+            f"{type(tokenizer).__name__}."
+        )
     if tokenizer is not None:
         check_vocabulary(model, tokenizer)
-    load_interpreter()  # so that it is not missing after the long part
     model = in_float32(model)
     describe = describe_gpt if isinstance(model, GPT) else describe_translator
     programs, arrays, facts = describe(model, room, batch_size)
@@ -147,32 +153,28 @@ def tables_of(embedding, room):
     return arrays
 
 
-def check_translator(tokenizer, batch_size):
-    """Raise unless a translator can be exported so."""
-    if not isinstance(tokenizer, BPETokenizer):
-        raise TypeError(
-            "tokenizer must be a BPETokenizer to export a Transformer, got "
-            f"{type(tokenizer).__name__}."
-        )
-    if batch_size != 1:
+def check_options(kind, longest, quantize, room, batch_size):
+    """Raise if something is wrong that can be known before a model is loaded.
+
+    Args:
+        kind: "GPT" or "Transformer".
+        longest: int, its context_length or max_length.
+        quantize, room, batch_size: as for `export_litert`.
+
+    Raises:
+        ImportError: if ai-edge-litert is not installed.
+        ValueError: if an argument is outside its range.
+    """
+    check_choice("quantize", quantize, QUANTIZE)
+    check_positive("batch_size", batch_size)
+    if kind == "Transformer" and batch_size != 1:
         raise ValueError(f"batch_size must be 1 to export a Transformer, got {batch_size}.")
-
-
-def check_room(room, model):
-    """Return how many tokens the caches hold."""
-    if isinstance(model, GPT):
-        name, longest = "context_length", model.context_length
-    else:
-        name, longest = "max_length", model.stack_settings["max_length"]
-    if room is None:
-        return longest
-    check_positive("room", room)
-    if not 2 <= room <= longest:
+    if room is not None and not 2 <= check_positive("room", room) <= longest:
         raise ValueError(
-            f"room must be in [2, {name}={longest}], got {room}: it holds the prompt and all "
-            "new tokens."
+            f"room must be in [2, {LONGEST[kind]}={longest}], got {room}: it holds the prompt and "
+            "all new tokens."
         )
-    return int(room)
+    load_interpreter()
 
 
 def in_float32(model):
@@ -215,6 +217,8 @@ def convert(folder, names, quantize):
     import tensorflow as tf
 
     converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=names)
+    converter._trackable_obj = None  # a copy of all weights that nobody reads
+    gc.collect()
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     if quantize is not None:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -253,14 +257,24 @@ def find_table(program, table):
         not there.
     """
     for weights, scales in constants_like(program, table):
-        values = weights.astype("float32") * (1 if scales is None else scales)
-        # The largest error of rounding to a scale is half of it; float16 keeps 11 bits.
-        limit = np.abs(table) * 2.0**-10 if scales is None else scales * 0.51
         offset = program.find(weights.tobytes())
-        if offset >= 0 and (np.abs(values - table) <= limit + 1e-7).all():
+        if offset >= 0 and is_rounded(weights, scales, table):
             scales = {} if scales is None else {"table_scales": scales.astype("float32")}
             return [weights.dtype.str, offset], scales
     return None, {}
+
+
+def is_rounded(weights, scales, table):
+    """Say whether weights (V, D) are a table, rounded; some rows at a time, to save memory."""
+    for start in range(0, len(table), ROWS):
+        rows = slice(start, start + ROWS)
+        values, wanted = weights[rows].astype("float32"), table[rows]
+        # The largest error of rounding to a scale is half of it; float16 keeps 11 bits.
+        limit = np.abs(wanted) * 2.0**-10 if scales is None else scales[rows] * 0.51
+        values = values if scales is None else values * scales[rows]
+        if not (np.abs(values - wanted) <= limit + 1e-7).all():
+            return False
+    return True
 
 
 def constants_like(program, table):
