@@ -33,14 +33,18 @@ class Links(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def site(once, tmp_path_factory):
     """The folder of the pages."""
     for name in ("sphinx", "myst_nb", "furo", "latex2mathml"):
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"needs {name}: pip install 'tfgpt[site]'")
-    folder = tmp_path_factory.mktemp("site")
-    subprocess.run([sys.executable, ROOT / "site" / "build.py", folder], check=True)
-    return folder
+
+    def build():
+        folder = str(tmp_path_factory.mktemp("site"))
+        subprocess.run([sys.executable, ROOT / "site" / "build.py", folder], check=True)
+        return folder
+
+    return Path(once("site", build))
 
 
 @pytest.fixture(scope="module")
