@@ -55,13 +55,17 @@ def run(*command, cwd):
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
+def wheel(once, tmp_path_factory):
     """Build the wheel of the last commit, in a copy: a build leaves files behind."""
-    folder = tmp_path_factory.mktemp("wheel")
-    run("git", "clone", "--quiet", str(ROOT), str(folder / "source"), cwd=folder)
-    run(*PIP, "wheel", "--no-deps", "--wheel-dir", ".", "./source", cwd=folder)
-    (wheel,) = folder.glob("tfgpt-*.whl")
-    return wheel
+
+    def build():
+        folder = tmp_path_factory.mktemp("wheel")
+        run("git", "clone", "--quiet", str(ROOT), str(folder / "source"), cwd=folder)
+        run(*PIP, "wheel", "--no-deps", "--wheel-dir", ".", "./source", cwd=folder)
+        (path,) = folder.glob("tfgpt-*.whl")
+        return str(path)
+
+    return Path(once("wheel", build))
 
 
 def make_environment(folder):
