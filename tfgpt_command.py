@@ -1,4 +1,4 @@
-"""The start of the `tfgpt` command: its help needs no TensorFlow, which takes seconds to load.
+"""The start of the `tfgpt` command: loading TensorFlow takes seconds, and not all need it.
 
 Importing `tfgpt.cli` would import `tfgpt` first, so the folder is loaded on its own.
 """

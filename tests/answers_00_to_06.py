@@ -78,6 +78,17 @@ def attention(query, key, value, mask=None, divide=True, axis=-1, hide=True, fil
     return ops.einsum("...ts,...sv->...tv", weights, value), weights
 
 
+def first_mask_for_all(query, key, value, mask=None, **options):
+    """Read the mask of the first sequence only."""
+    return attention(query, key, value, None if mask is None else mask[:1], **options)
+
+
+def zeros_under_a_mask(query, key, value, mask=None, **options):
+    """Right without a mask; with one, all zeros: padding and the future change nothing."""
+    output, weights = attention(query, key, value, mask, **options)
+    return (output if mask is None else 0 * output), weights
+
+
 def attention_with_float_mask(query, key, value, mask=None):
     scores = ops.matmul(query * query.shape[-1] ** -0.5, ops.swapaxes(key, -2, -1))
     if mask is not None:
@@ -126,7 +137,7 @@ def interleave_even_widths_only(table):
 class Head(MaskedLayer):
     """A right head in another style: einsum, and bare weights in place of Dense layers."""
 
-    masked, source_of_keys, scaled = True, "key", True
+    masked, source_of_keys, scaled, attend = True, "key", True, staticmethod(attention)
 
     def __init__(self, head_dim):
         super().__init__()
@@ -142,7 +153,7 @@ class Head(MaskedLayer):
         key = query if key is None or self.source_of_keys == "query" else key
         pairs = zip((query, key, key), self.kernels, strict=True)
         q, k, v = (ops.einsum("btd,dk->btk", x, w) + b for x, (w, b) in pairs)
-        return attention(q, k, v, mask, divide=self.scaled, hide=self.masked)[0]
+        return self.attend(q, k, v, mask, divide=self.scaled, hide=self.masked)[0]
 
 
 class PlainHead(keras.layers.Layer):
@@ -166,7 +177,7 @@ def changed(cls, **attributes):
 class ManyHeads(MaskedLayer):
     """A right layer in another style: it loops over the heads, and slices the projections."""
 
-    masked, scaled, sequence_is_split, values_of = True, True, False, "value"
+    masked, scaled, values_of, attend = True, True, "value", staticmethod(attention)
 
     def __init__(self, num_heads, d_model):
         super().__init__()
@@ -187,7 +198,7 @@ class ManyHeads(MaskedLayer):
         for h in range(self.num_heads):
             part = slice(h * self.head_dim, (h + 1) * self.head_dim)
             slices = q[..., part], k[..., part], v[..., part]
-            heads.append(attention(*slices, mask, divide=self.scaled, hide=self.masked)[0])
+            heads.append(self.attend(*slices, mask, divide=self.scaled, hide=self.masked)[0])
         return self.output_projection(ops.concatenate(heads, axis=-1))
 
 
@@ -305,11 +316,11 @@ class KerasNorm(keras.layers.LayerNormalization):
 class OtherBlock(MaskedLayer):
     """A right block in another style: names for what stands between."""
 
-    order, masked, activation, epsilon = "pre", True, "gelu", 1e-5
+    order, masked, activation, epsilon, heads = "pre", True, "gelu", 1e-5, ManyHeads
 
     def __init__(self, d_model, num_heads, dff):
         super().__init__()
-        self.self_attention = ManyHeads(num_heads, d_model)
+        self.self_attention = self.heads(num_heads, d_model)
         self.self_attention_norm = LayerNorm(self.epsilon)
         self.feed_forward = FeedForward(d_model, dff, self.activation)
         self.feed_forward_norm = LayerNorm(self.epsilon)
@@ -349,8 +360,8 @@ def norm_of(x, axis=-1):
     return (x - x.mean(axis, keepdims=True)) / np.sqrt(x.var(axis, keepdims=True) + 1e-6)
 
 
-def residual_by_keras(x, sublayer, norm_first):
-    norm = keras.layers.LayerNormalization(epsilon=1e-6)
+def residual_by_keras(x, sublayer, norm_first, epsilon=1e-6):
+    norm = keras.layers.LayerNormalization(epsilon=epsilon)
     return x + sublayer(norm(x)) if norm_first else norm(ops.add(x, sublayer(x)))
 
 
@@ -505,6 +516,8 @@ WRONG = [
     ("attention", lambda *x: attention(*x, axis=-2), "the output"),
     ("attention", lambda *x: attention(*x, hide=False), "with a causal mask"),
     ("attention", lambda *x: attention(*x, fill=0.0), "with a causal mask"),
+    ("attention", first_mask_for_all, "a mask for each sequence"),
+    ("attention", zeros_under_a_mask, "a mask for each sequence"),
     ("attention", lambda *x: attention(*x)[0], "the output: attention must return output and"),
     ("causal mask", lambda n: np.tri(n, k=-1, dtype=bool), "length 3"),
     ("causal mask", lambda n: np.tri(n, dtype=bool).T, "length 3"),
@@ -533,6 +546,16 @@ WRONG = [
         "two features",
     ),
     ("attention head", changed(Head, masked=False), "no look into the future"),
+    (
+        "attention head",
+        changed(Head, attend=staticmethod(first_mask_for_all)),
+        "sequences of two lengths",
+    ),
+    (
+        "attention head",
+        changed(Head, attend=staticmethod(zeros_under_a_mask)),
+        "sequences of two lengths",
+    ),
     ("attention head", changed(Head, source_of_keys="query"), "4 queries, 5 keys"),
     ("attention head", changed(Head, scaled=False), "self-attention"),
     (
@@ -546,6 +569,16 @@ WRONG = [
         "self-attention: there are 2",
     ),
     ("multi-head attention", changed(ManyHeads, masked=False), "no look into the future"),
+    (
+        "multi-head attention",
+        changed(ManyHeads, attend=staticmethod(first_mask_for_all)),
+        "sequences of two lengths",
+    ),
+    (
+        "multi-head attention",
+        changed(ManyHeads, attend=staticmethod(zeros_under_a_mask)),
+        "sequences of two lengths",
+    ),
     ("multi-head attention", changed(ManyHeads, scaled=False), "self-attention"),
     ("multi-head attention", changed(ManyHeads, values_of="key"), "other values"),
     ("multi-head attention", lambda num_heads, d_model: ManyHeads(1, d_model), "self-attention"),
@@ -562,10 +595,16 @@ WRONG = [
     ("layer norm", OffsetFirst, "two rows"),
     ("residual", lambda x, f, first: norm_of(x + f(x)), "pre-norm"),
     ("residual", lambda x, f, first: x + norm_of(f(x)), "post-norm"),
+    ("residual", lambda *x: residual_by_keras(*x, epsilon=1e-3), "post-norm: .*epsilon is 1e-6"),
     ("residual", lambda x, f, first: f(norm_of(x)) if first else norm_of(x + f(x)), "pre-norm"),
     ("block", changed(OtherBlock, order="post"), "without a mask"),
     ("block", changed(OtherBlock, order="neither"), "without a mask"),
     ("block", changed(OtherBlock, masked=False), "with a causal mask"),
+    (
+        "block",
+        changed(OtherBlock, heads=changed(ManyHeads, attend=staticmethod(first_mask_for_all))),
+        "sequences of two lengths",
+    ),
     ("block", changed(OtherBlock, activation="relu"), "without a mask"),
     ("block", changed(OtherBlock, epsilon=1e-3), "without a mask"),
     ("layer parameters", lambda *x: layer_parameters(*x, norms=1), "a GPT block"),
@@ -593,6 +632,6 @@ WRONG = [
     ),
     ("train step", step_with(training=False), "the loss"),
     ("train step", step_with(loss=mean_over_everything), "the loss with padding"),
-    ("train step", step_with(sign=-1), "the loss"),
-    ("train step", step_without_update, "the loss"),
+    ("train step", step_with(sign=-1), "the weights: .*with their sign"),
+    ("train step", step_without_update, "the weights: .*optimizer.apply"),
 ]

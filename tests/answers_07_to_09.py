@@ -13,9 +13,10 @@ from tfgpt.masks import causal_mask
 
 
 def my_beam_step(log_probs, totals):
-    """The solution of notebook 07."""
-    best = np.argsort(-(totals[:, None] + log_probs).ravel())[: len(totals)]
-    return best // log_probs.shape[1], best % log_probs.shape[1]
+    """Another style: all pairs of beam and token in a list, sorted by their totals."""
+    pairs = [(beam, token) for beam, row in enumerate(log_probs) for token in range(len(row))]
+    pairs.sort(key=lambda pair: -(totals[pair[0]] + log_probs[pair]))
+    return tuple(np.array(part) for part in zip(*pairs[: len(totals)], strict=True))
 
 
 def best_of_each_beam(log_probs, totals):
@@ -69,8 +70,8 @@ def only_neighbours(places):
 
 
 def bytes_by_table(code_point):
-    """The solution of notebook 08."""
-    return 1 + sum(code_point > limit for limit in (0x7F, 0x7FF, 0xFFFF))
+    """Another style: how many bits the number needs; 7, 11 and 16 fit into 1, 2 and 3 bytes."""
+    return 1 + sum(int(code_point).bit_length() > bits for bits in (7, 11, 16))
 
 
 def best_pair_by_sorting(words, counts):

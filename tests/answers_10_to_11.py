@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from keras import ops
 
+from tfgpt.masks import causal_mask
+
 
 def softmax_of(logits):
     weights = np.exp(np.asarray(logits) - np.max(logits))
@@ -95,11 +97,12 @@ def upper_middle(times, baseline_times, warm_up):
 
 
 def with_signature(function, rows, rates):
-    """The solution of notebook 11."""
+    """Another style: the one graph is made before the first call."""
     tf = pytest.importorskip("tensorflow")
-    signature = [tf.TensorSpec([None], tf.float32), tf.TensorSpec([], tf.float32)]
-    graph = tf.function(function, input_signature=signature)
-    return [graph(row, rate) for row, rate in zip(rows, rates, strict=True)]
+    signature = tf.TensorSpec([None], tf.float32), tf.TensorSpec([], tf.float32)
+    graph = tf.function(function).get_concrete_function(*signature)
+    pairs = zip(rows, rates, strict=True)
+    return [graph(tf.constant(row), tf.constant(rate)) for row, rate in pairs]
 
 
 def with_padding(function, rows, rates):
@@ -150,6 +153,13 @@ def six_n(V, L, D, B, T, remat, passes=6, per_length=12):
     """Another style: 6 N per token and 12 L D T for attention; with remat a third more."""
     blocks = passes * 12 * L * D**2 + per_length * L * D * T
     return B * T * (blocks * (4 / 3 if remat else 1) + passes * V * D)
+
+
+def product_by_product(V, L, D, B, T, remat):
+    """Another style: the shapes (rows, inner, columns) of all products of one text."""
+    kernels = [(T, D, D)] * 4 + [(T, D, 4 * D), (T, 4 * D, D)]
+    forward = L * sum(2 * m * k * n for m, k, n in [*kernels, (T, D, T), (T, T, D)])
+    return B * (forward * (4 if remat else 3) + 3 * 2 * T * D * V)
 
 
 def rate_of_each_limit(num_weights, batch, bytes_per_weight, peak, bandwidth):
@@ -253,6 +263,19 @@ def full_passes(model, token_ids, count, choose):
     return written
 
 
+def full_blocks(model, token_ids, count, choose):
+    """Keep what was embedded, but no keys: every block runs over all rows again."""
+    written, new, rows = list(token_ids), list(token_ids), []
+    for _ in range(count):
+        rows.append(model.embed(np.array([new]), len(written) - len(new)))
+        x = ops.concatenate(rows, axis=1)
+        for block in model.decoder_layers:
+            x = block(x, mask=causal_mask(x.shape[1]))
+        new = [int(choose(np.array(model.logits(model.final_norm(x)))[0, -1]))]
+        written += new
+    return written
+
+
 RIGHT = [
     ("top-p", top_p_by_loop),
     ("min-p", min_p_of_logits),
@@ -274,7 +297,7 @@ RIGHT = [
         "paired ratio",
         lambda a, b, w: np.quantile([x / y for x, y in zip(a, b, strict=True)][w:], 0.5),
     ),
-    ("training flops", lambda V, L, D, B, T, remat: 3 * six_n(V, L, D, B, T, remat) / 3),
+    ("training flops", product_by_product),
     ("decoding limit", lambda N, B, s, p, b: min(p / (2 * N), B * b / (N * s))),
 ]
 
@@ -384,6 +407,7 @@ WRONG = [
     ("sampler", lambda *x: sample_by_loop(*x, top=lambda z, p: softmax_of(z)), "top-p"),
     ("sampler", top_p_then_heat, "temperature before top-p"),
     ("cached decoding", full_passes, "a prompt of 3: the model embedded"),
+    ("cached decoding", full_blocks, "a prompt of 3: 2 blocks made 24 keys"),
     ("cached decoding", lambda *x: decode(*x, keep=False), "a prompt of 3|the logits of each"),
     ("cached decoding", lambda *x: decode(*x, start=False), "a prompt of 3|the logits of each"),
     ("cached decoding", lambda *x: decode(*x, mask=False), "a prompt of 3|the logits of each"),

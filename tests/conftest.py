@@ -1,5 +1,6 @@
 """What all tests share: quiet logs, one seed, and a mark for TensorFlow's own features."""
 
+import json
 import os
 import shutil
 import signal
@@ -54,6 +55,25 @@ def forget_programs():
 def rng():
     """NumPy's random numbers, the same in every run."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory):
+    """Make something for all workers of a run: a name and a function -> what JSON can hold."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+    def make_once(name, make):
+        import fcntl  # of Linux and macOS
+
+        path = folder / f"{name}.json"
+        with (folder / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the others wait
+            if not path.exists():
+                path.write_text(json.dumps(make()), encoding="utf-8")
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    return make_once
 
 
 @pytest.fixture(scope="session")

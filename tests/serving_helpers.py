@@ -6,7 +6,6 @@ import threading
 import time
 
 from tfgpt import CharTokenizer
-from tfgpt.generation.streaming import until_string
 from tfgpt.serving.asking import Limits
 from tfgpt.serving.server import listen, make_app, make_server
 
@@ -16,7 +15,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ.,:!?\n明月光
 class Parrot:
     """Says its prompt again and again, a letter at a time, while its gate is open."""
 
-    context_length = 40
+    context_length, room, batch_size = 40, None, 16
 
     def __init__(self, chats=False, pause=0.0):
         self.pause = pause  # seconds for each letter
@@ -29,23 +28,28 @@ class Parrot:
     def prompt_ids(self, messages):
         return self.tokenizer.encode(messages[-1]["content"])
 
-    def stream(self, text, max_new_tokens, *, stop_strings=None, **settings):
-        text = text if isinstance(text, str) else text[-1]["content"]
-        letters = itertools.islice(itertools.cycle(text), max_new_tokens)
-        return until_string(self.gated(letters), stop_strings or [])
+    def stream(self, *arguments):
+        """Not used by the server: what has it writes text."""
 
-    def gated(self, letters):
-        for letter in letters:
+    def write_together(self, wishes, **rules):
+        return [
+            self.gated(itertools.islice(itertools.cycle(ids.tolist()), wish.max_new_tokens))
+            for wish in wishes
+            for ids in wish.prompts
+        ]
+
+    def gated(self, token_ids):
+        for token_id in token_ids:
             self.gate.wait()
             time.sleep(self.pause)
-            yield letter
+            yield token_id
 
 
 @contextlib.contextmanager
-def running(text_model, api_key=None, output_filter=None, **limits):
+def running(text_model, api_key=None, constraint=None, output_filter=None, **limits):
     """Serve a model as "mine"; give the address of the server and its app."""
-    app = make_app(text_model, "mine", Limits(**limits), api_key, output_filter=output_filter)
-    server = make_server(app)
+    app = make_app(text_model, "mine", Limits(**limits), api_key, constraint, output_filter)
+    app.state.server = server = make_server(app)
     with listen("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()

@@ -279,6 +279,13 @@ def test_the_readme_lists_every_lesson_with_its_title_and_what_to_read_before():
         assert prose_of(CHINESE, name).startswith(f"# {title}\n")
 
 
+def test_both_readmes_say_the_same_about_the_time_of_the_lessons():
+    english = re.search(r"on two CPU cores, (.*?) Exercises", ENGLISH_README, re.DOTALL)[1]
+    chinese = re.search(r"在两个 CPU 核上从头运行到尾，(.*?)练习", README, re.DOTALL)[1]
+    english = english.replace("two minutes", "2 minutes").replace("in under three", "under 3")
+    assert values_of(english) == values_of(chinese) != set()
+
+
 def test_the_examples_and_numbers_of_the_readme_are_those_of_the_english_one():
     (python,) = re.findall(r"```python\n.*?```", README, re.DOTALL)
     assert python in ENGLISH_README

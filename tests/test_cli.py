@@ -58,6 +58,8 @@ def small_text(tmp_path):
         (["demo", "--corpus", "{text}", "--steps", "0"], "steps must be an integer >= 1, got 0"),
         (["demo", "--tokenizer", "words"], "tokenizer must be one of 'bpe', 'char', got 'words'"),
         (["generate", "--run-dir", "nothing"], "folder must hold config.json"),
+        (["generate", "--model", "nothing"], "folder must hold config.json, .*'nothing'"),
+        (["generate", "a", "--model", "b"], "generate needs one model, got two"),
         (["train-translation", "--corpus", "{text}"], "source and translation on every line, .*1"),
         (["train-translation", "--steps", "0"], "steps must be an integer >= 1, got 0"),
         (["translate"], "translate needs either a text or --file"),
@@ -71,6 +73,8 @@ def small_text(tmp_path):
         (["plot", "nothing"], "folder must hold config.json"),
         (["serve", "--model", "nothing"], "folder must hold config.json"),
         (["serve", "--model", "x", "--batch", "0"], "--batch must be an integer >= 1, got 0"),
+        (["serve", "--model", "x", "--api-key", ""], "--api-key must have a character, got ''"),
+        (["serve", "--model", "x", "--api-key", " "], "--api-key must have a character, got ' '"),
         (["export", "nothing", "--out", "x"], "folder must hold config.json"),
         (
             ["launch", "--processes", "0", "--", "doctor"],

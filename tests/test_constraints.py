@@ -3,7 +3,6 @@
 import itertools
 import json
 import re
-from types import SimpleNamespace
 
 import jsonschema
 import keras
@@ -24,7 +23,8 @@ from tfgpt import (
 from tfgpt.compilation import programs_of
 from tfgpt.generation.beam import beam_loop
 from tfgpt.generation.constraints import FORBIDDEN
-from tfgpt.generation.together import Wish, decode_together
+from tfgpt.generation.settings import Wish
+from tfgpt.generation.together import decode_together
 from tfgpt.safety import BannedPhrases, Grammar
 from tfgpt.safety.banned import phrase_automaton
 from tfgpt.safety.patterns import byte_automaton
@@ -271,28 +271,36 @@ def test_streamed_pieces_and_joined_rows_are_the_text_that_generate_writes(byte_
 
 
 class Echo:
-    """A stand-in for a text model, which tells its settings."""
+    """A stand-in for the model of a file, which tells the rules it is given."""
 
-    context_length = 8
+    context_length, room, batch_size, stream = 8, None, 1, None
 
     def __init__(self):
         self.tokenizer = CharTokenizer.train("ab")
 
-    def stream(self, text, max_new_tokens, **settings):
-        yield settings["constraint"]
+    def write_together(self, wishes, **rules):
+        self.rules = rules
+        return [iter(()) for _ in wishes]
 
 
 def test_a_server_gives_its_constraint_to_every_model_that_writes():
-    banned = BannedPhrases("ab", Echo().tokenizer)
-    served = Served(Echo(), "echo", Limits(), banned)
-    ask = SimpleNamespace(stop_strings=[], num_samples=1)
-    job = SimpleNamespace(settings={"seed": None}, ask=ask, texts=["a"], max_new_tokens=3)
-    assert list(served.write_alone(job, 0)) == [banned]
+    echo = Echo()
+    banned = BannedPhrases("ab", echo.tokenizer)
+    Served(echo, "echo", Limits(), banned).warm_up()
+    assert echo.rules == {"stop_token": None, "constraint": banned}
     tokenizer = CharTokenizer.train("ab")
     model = LanguageModel(make_model(3), tokenizer)
     decoding = Served(model, "gpt", Limits(), banned).decode([Wish([[1]], 8, seed=0)], 1)
     decoding.advance(decoding.total)
     assert tokenizer.decode(decoding.rows()[0][:9]) == "a" * 9
+
+
+@pytest.mark.slow
+def test_a_server_starts_with_a_grammar_whose_texts_have_several_tokens():
+    tokenizer = CharTokenizer.train("ab")
+    grammar = Grammar.from_regex("aa", tokenizer, stop_token=tokenizer.ids["b"])
+    model = LanguageModel(make_model(3), tokenizer)
+    Served(model, "gpt", Limits(rows=1), grammar).warm_up()
 
 
 def test_a_batch_row_that_has_all_its_tokens_does_not_stop_the_others():

@@ -1,5 +1,9 @@
 """Diagrams: what they say, on white and black pages, with an alternative text."""
 
+import re
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -118,3 +122,16 @@ def test_a_mistake_in_what_is_to_be_drawn_is_named():
         draw_layers({"empty": ([], True)})
     with pytest.raises(ValueError, match="'01' must need lessons before it only"):
         draw_course({"01": ["02"], "02": []})
+
+
+@pytest.mark.parametrize("page", ["light", "dark"])
+def test_the_diagram_of_the_readme_is_what_the_code_draws(page, tmp_path):
+    images = Path(__file__).resolve().parents[1] / "notebooks" / "images"
+    runpy.run_path(str(images / "draw.py"))["draw"](tmp_path)
+    # Letters are paths, which differ with the font: each has its text as a comment.
+    for pattern in (r"<!-- (.+?) -->", r"<title>(.+?)</title>", r"stroke: (#\w+)"):
+        drawn, kept = (
+            re.findall(pattern, (folder / f"gpt-{page}.svg").read_text(encoding="utf-8"))
+            for folder in (tmp_path, images)
+        )
+        assert drawn == kept != []

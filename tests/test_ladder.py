@@ -1,9 +1,11 @@
 """Tests of the ladder: parts of the learner's GPT are checked, kept, found again and joined."""
 
+import errno
 import functools
 import linecache
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import keras
@@ -13,6 +15,7 @@ import pytest
 import tfgpt
 from tfgpt import checks
 from tfgpt.checks import EXERCISES
+from tfgpt.checks.hints_zh import HINTS_ZH
 from tfgpt.checks.ladder import HEADER, ladder, source_of
 from tfgpt.checks.notebook_04 import AttentionHead
 from tfgpt.checks.record import RECORD, STATES, read_record, remember
@@ -25,6 +28,11 @@ def attention(query, key, value, mask=None):
         scores = ops.where(mask, scores, -1e9)
     weights = ops.softmax(scores, axis=-1)
     return ops.matmul(weights, value), weights
+"""
+LAYER_NORM = """
+class LayerNorm(keras.layers.LayerNormalization):
+    def __init__(self, epsilon=1e-5):
+        super().__init__(epsilon=epsilon)
 """
 
 
@@ -84,12 +92,7 @@ def test_the_file_has_all_parts_in_the_order_of_the_ladder_and_runs(cell):
 
 def test_a_part_that_is_checked_again_is_replaced_and_the_others_stay(cell):
     use_attention(cell)
-    cell(
-        "class LayerNorm(keras.layers.LayerNormalization):\n"
-        "    def __init__(self, epsilon=1e-5):\n"
-        "        super().__init__(epsilon=epsilon)\n\n\n"
-        'LayerNorm = checks.use("layer norm", LayerNorm)\n'
-    )
+    cell(f'{LAYER_NORM}\nLayerNorm = checks.use("layer norm", LayerNorm)\n')
     use_attention(cell, ATTENTION.replace("-1e9", "-1e8"))
     text = Path("my_gpt.py").read_text()
     assert "-1e8" in text and "-1e9" not in text and "class LayerNorm(" in text
@@ -167,15 +170,56 @@ def test_a_part_whose_source_cannot_be_read_is_used_but_not_kept(capsys):
     assert "It is not kept: its source cannot be read here." in capsys.readouterr().out
 
 
-def test_a_file_that_cannot_be_written_is_said_in_a_sentence(cell, capsys):
-    for name in ("my_gpt.py", RECORD, "my_gpt.npz"):
-        Path(f"{name}.part").mkdir()  # in its way
+def test_a_file_that_cannot_be_written_is_said_in_a_sentence(cell, capsys, monkeypatch):
+    def refuse(*paths):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "replace", refuse)
     use_attention(cell)
     checks.keep_weights(keras.Sequential([keras.layers.Dense(1)]), vocab_size=1)
     printed = capsys.readouterr().out
     for name in ("my_gpt.py", RECORD, "my_gpt.npz"):
-        assert f"{name} could not be written here" in printed and not Path(name).exists()
-    assert "goes on with your attention." in printed
+        assert f"{name} could not be written here (Permission denied)" in printed
+    assert "goes on with your attention." in printed and os.listdir() == []
+
+
+def test_kernels_that_check_at_the_same_time_lose_nothing():
+    names = list(EXERCISES)[:24]
+    with ThreadPoolExecutor(8) as kernels:
+        list(kernels.map(lambda name: remember(name, "right"), names))
+    assert read_record() == dict.fromkeys(names, "right") and os.listdir() == [RECORD]
+
+
+def test_a_folder_that_the_learner_names_keeps_all_files(cell, capsys, tmp_path, monkeypatch):
+    drive = tmp_path / "drive" / "course"
+    monkeypatch.setenv("TFGPT_MY_FOLDER", str(drive))
+    use_attention(cell)
+    checks.keep_weights(keras.Sequential([keras.layers.Dense(1)]), vocab_size=1)
+    assert {path.name for path in drive.iterdir()} == {"my_gpt.py", RECORD, "my_gpt.npz"}
+    assert [path.name for path in tmp_path.iterdir()] == ["drive"]
+    monkeypatch.chdir(drive.parent)  # the next notebook, in another folder
+    capsys.readouterr()
+    checks.mine("attention")
+    assert capsys.readouterr().out == "attention: your version, from my_gpt.py\n"
+    assert read_record() == {"attention": "right"}
+    checks.load_trained(tfgpt.GPT, instead=tfgpt.GPT(5, 4, 1, 4, 2))
+    assert "my_gpt.npz does not fit" in capsys.readouterr().out
+
+
+def test_readers_are_told_how_to_name_their_folder():
+    for name in ("README.md", "README.zh-CN.md"):
+        assert "`TFGPT_MY_FOLDER`" in (NOTEBOOKS.parent / name).read_text(encoding="utf-8")
+    for folder in (NOTEBOOKS, NOTEBOOKS / "zh"):
+        text = (folder / "00_start_here.ipynb").read_text(encoding="utf-8")
+        assert "`%env TFGPT_MY_FOLDER=" in text
+
+
+def test_a_comment_that_looks_like_a_mark_ends_no_part(cell):
+    code = ATTENTION.replace("    weights =", "# ---- weights ----\n    weights =")
+    use_attention(cell, code)
+    cell(f'{LAYER_NORM}\nLayerNorm = checks.use("layer norm", LayerNorm)\n')
+    text = Path("my_gpt.py").read_text()
+    assert code.strip() in text and "class LayerNorm(" in text
 
 
 @pytest.mark.parametrize(
@@ -215,6 +259,23 @@ def test_hints_have_two_steps_the_idea_and_almost_the_line(capsys):
         assert asked.startswith(f"Difficulty {exercise.build.difficulty} of 5, ")
     with pytest.raises(ValueError, match="step must be 1 or 2, got 3"):
         checks.hint("block", 3)
+
+
+def test_hints_in_chinese_name_the_same_code(capsys):
+    code = re.compile(r"[A-Za-z_]+(?:\.[A-Za-z_]+)+|\w+_\w+|`.+?`", re.ASCII)
+    assert list(HINTS_ZH) == list(ladder())
+    for name, exercise in ladder().items():
+        checks.hint(name, language="zh")
+        checks.hint(name, 2, language="zh")
+        asked, first, second = capsys.readouterr().out.splitlines()
+        build = exercise.build
+        assert asked.startswith(f"难度 {build.difficulty}（最高 5），约 {build.minutes} 分钟。")
+        pairs = zip((build.know, *build.hints), (asked, first, second), strict=True)
+        assert re.search(r"[\u4e00-\u9fff]", first)
+        for english, chinese in pairs:
+            assert not set(code.findall(english)) - set(code.findall(chinese)), name
+    with pytest.raises(ValueError, match='language must be "en" or "zh", got \'fr\''):
+        checks.hint("block", language="fr")
 
 
 @pytest.mark.parametrize("ask", [checks.hint, checks.mine, checks.tfgpt_version])
@@ -335,15 +396,18 @@ def test_a_bug_that_is_not_mended_yet_is_empty():
     ("broken", "mended", "mistake", "message"),
     [
         (with_shift, with_shift, "no shift", "bug 2: the broken program passes"),
+        (None, with_shift, "no shift", "bug 2: the broken program raised TypeError"),
+        (lambda ids: ..., with_shift, "no shift", "bug 2: the broken program is empty"),
         (no_shift, no_shift, "no shift", "^bug 2, two sequences: the value"),
         (no_shift, with_shift, "no mask", "mended, but the mistake is not 'no mask'.*no shift"),
         (no_shift, with_shift, ..., "mended, but the mistake is not Ellipsis"),
     ],
-    ids=["not broken", "not mended", "another name", "no name"],
+    ids=["not broken", "no program", "empty", "not mended", "another name", "no name"],
 )
-def test_a_bug_that_is_not_found_is_refused(broken, mended, mistake, message):
+def test_a_bug_that_is_not_found_is_refused(broken, mended, mistake, message, capsys):
     with pytest.raises(AssertionError, match=message):
         checks.find_bug("bug 2", broken, mended, mistake)
+    assert "passed" not in capsys.readouterr().out
     assert read_record().get("bug 2") != "right"
 
 

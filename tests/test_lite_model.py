@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tfgpt.generation.settings import Wish
 from tfgpt.safety import BannedPhrases, Grammar
 from tfgpt.serving.lite_file import Facts, read_lite_file, write_lite_file
 from tfgpt.serving.lite_model import LiteModel
 from tfgpt.serving.lite_program import choose_threads, count_processors
+from tfgpt.tasks.chat import chat
 from tfgpt.tokenizers import BPETokenizer, CharTokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -91,6 +93,65 @@ def test_texts_keep_to_a_constraint():
         model().generate("ab", 1, constraint=grammar)
 
 
+WISHES = [
+    Wish([[1]], 6, temperature=9.0, seed=3),
+    Wish([[2, 3], [2, 3], [4]], 2, temperature=9.0, top_p=0.9, seed=4),
+    Wish([[3]], 9, temperature=0),
+]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_texts_of_several_requests_are_what_each_gets_alone(batch_size):
+    lite, alone = model(batch_size=batch_size), []
+    for wish in WISHES:
+        settings = {"temperature": wish.temperature, "top_p": wish.top_p, "seed": wish.seed}
+        for row, prompt in zip(
+            lite.generate_ids(wish.prompts, wish.max_new_tokens, stop_token=2, **settings),
+            wish.prompts,
+            strict=True,
+        ):
+            new = row[len(prompt) :].tolist()
+            alone.append(new[: new.index(2)] if 2 in new else new)
+    lite.program.calls.clear()
+    together = [list(tokens) for tokens in lite.write_together(WISHES, stop_token=2)]
+    assert together == alone and len(set(map(len, alone))) > 2
+    assert max(map(len, lite.program.calls)) == min(batch_size, 5)
+
+
+def test_the_file_of_a_fine_tuned_model_answers_and_another_does_not():
+    """A base of characters: what is too long loses its beginning, as in the model itself."""
+    lite = model(room=6, task={"task": "lm", "max_new_tokens": 3})
+    assert "".join(lite.answer("ab")) == "cda"
+    assert lite.prompt_ids("abcdab").tolist() == [4, 1, 2]
+    assert "".join(lite.answer("abcdab", temperature=9.0, seed=1)) != "cda"
+    with pytest.raises(ValueError, match="must be of a fine-tuned model to answer"):
+        model().answer("ab")
+
+
+def test_the_file_of_a_fine_tuned_model_chats(capsys):
+    lines = iter(["ab", "/quit"])
+    chat(model(task={"task": "lm", "max_new_tokens": 3}), read=lambda prompt: next(lines))
+    assert capsys.readouterr().out == "model: cda\n"
+    with pytest.raises(ValueError, match="must write answers to chat, got the task None"):
+        chat(model())
+
+
+def test_a_text_without_a_token_fails_alone():
+    class OneBroken(Bigrams):
+        def next_logits(self, texts):
+            logits = super().next_logits(texts)
+            logits[[text[0] == 4 for text in texts]] = np.nan
+            return logits
+
+    lite = LiteModel(OneBroken(), CharTokenizer("abcd"))
+    wishes = [Wish([[1]], 3, temperature=0), Wish([[4]], 3, temperature=0)]
+    whole, broken = lite.write_together(wishes)
+    assert next(whole) == 2
+    with pytest.raises(ValueError, match="NaN, infinity or none at place 1 of row 0"):
+        next(broken)
+    assert list(whole) == [3, 4]
+
+
 def test_a_seed_repeats_texts_and_samples_differ():
     texts = model().generate("ab", 6, seed=1, temperature=9.0, num_samples=4)
     assert texts == model().generate("ab", 6, seed=1, temperature=9.0, num_samples=4)
@@ -107,6 +168,12 @@ def test_prompts_of_one_length_give_an_array_and_others_a_list():
 def test_hidden_tokens_are_never_written():
     rows = model().generate_ids([[1]], 200, temperature=1e9, seed=0, vocab_size=3)
     assert set(rows[0].tolist()) == {1, 2}
+
+
+@pytest.mark.parametrize("settings", [{"samplers": []}, {"strategy": None}])
+def test_settings_that_only_keras_has_are_refused(settings):
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{next(iter(settings))}'"):
+        model().generate("ab", 3, **settings)
 
 
 @pytest.mark.parametrize(
@@ -270,3 +337,25 @@ def test_without_keras_other_names_say_what_they_need():
     )
     assert done.stderr == ""
     assert done.stdout.startswith("LiteModel [2, 1]\ntfgpt.GPT needs Keras, which is not")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "{file}"], "path must be a whole file of export_litert"),
+        (["serve", "--batch", "0", "--model", "{file}"], "--batch must be an integer >= 1, got 0"),
+    ],
+)
+def test_the_module_as_a_command_loads_no_keras_for_a_file(tmp_path, arguments, message):
+    (tmp_path / "damaged").write_bytes(b"TFL3")
+    arguments = [argument.format(file=tmp_path / "damaged") for argument in arguments]
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "tfgpt", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 2 and f"tfgpt: {message}" in done.stderr
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "tfgpt.validation" in loaded and not loaded & {"keras", "tensorflow"}

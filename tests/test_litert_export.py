@@ -1,15 +1,18 @@
 """Exported files write what the model writes, and need no TensorFlow for it."""
 
 import importlib.util
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
-from tfgpt import GPT, LanguageModel, Transformer, export_litert, generate
+from tfgpt import GPT, LanguageModel, Transformer, cli, export_litert, generate
 from tfgpt.bundle import load_bundle
 from tfgpt.data import DATA_FOLDER
 from tfgpt.serving.lite_model import LiteModel
@@ -19,7 +22,6 @@ from tfgpt.tasks.exporting import export_run
 from tfgpt.tokenizers import CharTokenizer
 
 ROOT = Path(__file__).parents[1]
-LIBRARIES = ("numpy", "numpy.libs", "ai_edge_litert", "tokenizers")
 pytestmark = [pytest.mark.requires_tensorflow]
 SIZES = {"vocab_size": 40, "context_length": 48, "num_layers": 2, "d_model": 36, "num_heads": 3}
 KINDS = {
@@ -129,64 +131,6 @@ def test_the_table_is_in_a_file_once_also_where_it_is_the_output_kernel(exported
     assert exported("untied")[1].program.facts.table is None
 
 
-@pytest.mark.slow
-def test_a_trained_model_in_int8_keeps_its_perplexity(tmp_path):
-    pytest.importorskip("ai_edge_litert")
-    text_model = LanguageModel.load(DATA_FOLDER / "checkpoints" / "base_en")
-    path = export_litert(text_model.model, text_model.tokenizer, tmp_path / "a.tflite", "int8", 64)
-    lite = LiteModel.load(path)
-    token_ids = text_model.tokenizer.encode(
-        "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n"
-    )
-    logits = np.array(text_model.model(token_ids[None]))[0]
-    others = np.stack(
-        [
-            lite.program.next_logits([token_ids[: n + 1].tolist()])[0]
-            for n in range(len(token_ids) - 1)
-        ]
-    )
-    losses = [mean_loss(rows, token_ids[1:]) for rows in (logits[:-1], others)]
-    assert losses[1] == pytest.approx(losses[0], abs=0.02)
-    assert path.stat().st_size < 4e6
-
-
-def mean_loss(logits, targets):
-    """Return the mean cross-entropy of rows (T, V) and targets (T,), in nats."""
-    logits = logits.astype("float64")
-    largest = logits.max(-1)
-    totals = largest + np.log(np.exp(logits - largest[:, None]).sum(-1))
-    return float((totals - logits[np.arange(len(targets)), targets]).mean())
-
-
-@pytest.mark.slow
-def test_a_file_runs_where_neither_tensorflow_nor_keras_is(tmp_path):
-    pytest.importorskip("ai_edge_litert")
-    model, tokenizer = load_bundle(DATA_FOLDER / "checkpoints" / "base_en")
-    path = export_litert(model, tokenizer, tmp_path / "a.tflite", room=32)
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
-    (site,) = (tmp_path / "venv").rglob("site-packages")
-    for name in LIBRARIES:
-        place = Path(importlib.util.find_spec(name.split(".")[0]).origin).parents[1] / name
-        if place.exists():
-            (site / name).symlink_to(place, target_is_directory=True)
-    code = (
-        "import importlib.util, tfgpt\n"
-        "assert not any(map(importlib.util.find_spec, ('keras', 'tensorflow')))\n"
-        f"lite = tfgpt.LiteModel.load({str(path)!r})\n"
-        "print(lite.generate_ids([lite.tokenizer.encode('In the')], 9, temperature=0).tolist())"
-    )
-    python = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
-    done = subprocess.run(
-        [python, "-c", code],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    expected = generate(model, [tokenizer.encode("In the")], 9, temperature=0)
-    assert done.stdout.strip() == str(expected.tolist()), done.stderr
-
-
 def test_arguments_outside_their_range_are_told_before_the_work(tmp_path):
     model, path = make_model(), tmp_path / "a.tflite"
     for arguments, message in [
@@ -205,29 +149,56 @@ def test_arguments_outside_their_range_are_told_before_the_work(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_saved_model_writes_what_generate_writes_greedily(tmp_path):
-    import tensorflow as tf
-
+def test_a_saved_model_writes_what_generate_writes_where_neither_keras_nor_tfgpt_is(tmp_path):
     model = make_model(**KINDS["rotary"])
-    serve = tf.saved_model.load(export_saved_model(model, tmp_path / "a", 2)).signatures
-    for length, new in ((3, 20), (30, 30)):
-        prompts = np.random.default_rng(0).integers(1, 40, (2, length), "int32")
-        found = serve["serving_default"](
-            token_ids=tf.constant(prompts), max_new_tokens=tf.constant(new)
-        )["token_ids"]
-        expected = generate(model, prompts, min(new, 48 - length), temperature=0)
-        assert found.numpy().tolist() == expected.tolist()
+    prompts = [rng_ids(length) for length in (3, 30, 49)]
+    export_saved_model(model, tmp_path / "a", 2)
+    done = subprocess.run(
+        [sys.executable, "-c", SERVE, json.dumps([rows.tolist() for rows in prompts])],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    *written, too_long, too_few = done.stdout.splitlines()
+    for rows, new, found in zip(prompts, (20, 18), written, strict=False):
+        assert json.loads(found) == generate(model, rows, new, temperature=0).tolist()
+    assert "token_ids must have shape (B, T) with T from 1 to the context length] [48" in too_long
+    assert "max_new_tokens must be >= 1] [got] [0]" in too_few
+
+
+def rng_ids(length):
+    """Make two prompts."""
+    return np.random.default_rng(0).integers(1, 40, (2, length), "int32")
+
+
+SERVE = """
+import json, sys
+sys.modules |= {"keras": None, "tfgpt": None}  # an import of them fails
+import tensorflow as tf
+
+serve = tf.saved_model.load("a").signatures["serving_default"]
+def run(rows, new):
+    return serve(token_ids=tf.constant(rows, "int32"), max_new_tokens=tf.constant(new))["token_ids"]
+short, longer, too_long = json.loads(sys.argv[1])
+print(run(short, 20).numpy().tolist())
+print(run(longer, 30).numpy().tolist())  # cut at 48
+for rows, new in ((too_long, 1), (short, 0)):
+    try: run(rows, new)
+    except tf.errors.InvalidArgumentError as error: print(" ".join(str(error).split()))
+"""
 
 
 @pytest.mark.slow
-def test_a_run_is_exported_in_every_format_and_the_command_writes_with_the_file(tmp_path, capsys):
+def test_the_command_exports_a_run_and_writes_with_the_file(tmp_path, capsys):
     pytest.importorskip("ai_edge_litert")
-    folder = DATA_FOLDER / "checkpoints" / "base_en"
-    file = export_run(folder, tmp_path / "a.tflite", "litert", quantize="int8", room=40)
-    export_run(folder, tmp_path / "b", "savedmodel")
+    run, file = str(DATA_FOLDER / "checkpoints" / "base_en"), tmp_path / "a.tflite"
+    options = ["--format", "litert", "--quantize", "int8", "--room", "40"]
+    assert cli.main(["export", run, *options, "--out", str(file)]) == 0
     assert "a.tflite: 3." in capsys.readouterr().out
-    assert (tmp_path / "b" / "saved_model.pb").exists()
-    arguments = ["generate", str(file), "--prompt", "In the", "--tokens", "4", "--temperature", "0"]
+    options = ["--prompt", "In the", "--tokens", "4", "--temperature", "0"]
+    arguments = ["generate", "--model", str(file), *options]
     code = (
         f"import sys, tfgpt_command; sys.argv[1:] = {arguments!r}\n"
         "assert tfgpt_command.main() == 0\n"
@@ -236,6 +207,32 @@ def test_a_run_is_exported_in_every_format_and_the_command_writes_with_the_file(
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == LiteModel.load(file).generate("In the", 4, temperature=0).strip()
+
+
+@pytest.mark.slow
+def test_the_command_exports_a_run_in_every_other_format(tmp_path, rng):
+    model = make_model(**KINDS["rotary"])
+    LanguageModel(model, CharTokenizer([chr(97 + i) for i in range(39)])).save(tmp_path / "run")
+    names = {"bundle": "bundle", "keras": "a.keras", "savedmodel": "saved"}
+    if importlib.util.find_spec("tf2onnx") and importlib.util.find_spec("onnxruntime"):
+        names["onnx"] = "a.onnx"
+    for format, name in names.items():
+        options = ["--format", format, "--out", str(tmp_path / name)]
+        assert cli.main(["export", str(tmp_path / "run"), *options]) == 0
+    token_ids = rng.integers(1, 40, (2, 20), "int32")
+    expected = np.array(model(token_ids))
+    found = {
+        "bundle": load_bundle(tmp_path / "bundle")[0](token_ids),
+        "keras": keras.models.load_model(tmp_path / "a.keras")(token_ids),
+    }
+    if "onnx" in names:
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(tmp_path / "a.onnx")
+        (found["onnx"],) = session.run(None, {session.get_inputs()[0].name: token_ids})
+    for format, logits in found.items():
+        np.testing.assert_allclose(logits, expected, atol=1e-4, rtol=1e-4, err_msg=format)
+    assert (tmp_path / "saved" / "saved_model.pb").exists()
 
 
 @pytest.mark.slow
@@ -276,3 +273,26 @@ def test_options_that_a_format_does_not_know_are_told(tmp_path):
         export_run("anywhere", tmp_path / "a.keras", "keras", quantize="int8")
     with pytest.raises(ValueError, match="format must be one of 'bundle', 'keras', 'litert'"):
         export_run("anywhere", tmp_path / "a", "gguf")
+
+
+def test_what_can_be_told_before_a_model_is_loaded_is_told_then(tmp_path, monkeypatch):
+    """The weights are damaged: whoever loads the model says so."""
+    pytest.importorskip("ai_edge_litert")
+    source = DATA_FOLDER / "checkpoints" / "base_en"
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copy(source / name, tmp_path)
+    (tmp_path / "weights.safetensors").write_bytes(b"\0" * 4_000_000)
+    for options, message in (
+        ({"quantize": "int4"}, "quantize must be one of None, 'float16', 'int8', got 'int4'"),
+        ({"room": 257}, r"room must be in \[2, context_length=256\], got 257"),
+        ({"batch_size": 0}, "batch_size must be an integer >= 1, got 0"),
+        ({}, "folder must hold undamaged weights"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            export_run(tmp_path, tmp_path / "a.tflite", "litert", **options)
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    with pytest.raises(ImportError, match="exported files need ai-edge-litert"):
+        export_run(tmp_path, tmp_path / "a.tflite", "litert")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="export_onnx needs tf2onnx"):
+        export_run(tmp_path, tmp_path / "a.onnx", "onnx")

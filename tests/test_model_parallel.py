@@ -61,14 +61,18 @@ def finish(process):
 
 
 @pytest.fixture(scope="module")
-def found():
+def found(once):
     """All comparisons with one device, from one process with 8 devices."""
-    return finish(start(8, "devices", json.dumps(CASES)))
+    return once("parallel", lambda: finish(start(8, "devices", json.dumps(CASES))))
 
 
 @pytest.fixture(scope="module")
-def processes():
+def processes(once):
     """Two workers with 2 devices each, and the same training in one process on one device."""
+    return once("processes", run_processes)
+
+
+def run_processes():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

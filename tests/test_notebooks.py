@@ -141,6 +141,21 @@ def test_a_header_links_the_table_of_letters(path):
     assert f"]({link})" in source_of(cells_of(path)[0])
 
 
+@every(LESSONS)
+def test_a_header_does_not_tell_what_was_not_measured(path):
+    for copy in (path, FOLDER / "zh" / path.name):
+        header = source_of(cells_of(copy)[0])
+        assert "not yet measured" not in header and "尚未测量" not in header
+
+
+@every(NOTEBOOKS)
+def test_heights_and_images_have_no_letter_of_heads_and_weights(path):
+    """H counts heads and N weights: a shape of images names its height and its batch."""
+    for cell in cells_of(path):
+        found = re.search(r"\bH, W\b|\bH ?/ ?P\b|\(B, N,|\(N, [EN]\)", source_of(cell))
+        assert found is None, found.group()
+
+
 def read_before(path):
     """List the numbers of the notebooks that a header asks to read before."""
     header = source_of(cells_of(path)[0])
@@ -185,12 +200,22 @@ def test_exercises_are_known_and_have_a_solution(path):
         assert set(exercises) <= set(find_exercises(solution))
 
 
+def test_notebook_09_counts_without_the_formulas_that_its_exercises_ask_for():
+    (path,) = FOLDER.glob("09_*.ipynb")
+    code = "\n".join(source_of(cell) for cell in code_cells(path))
+    assert "forward_flops(V, L, D, length)" in code and "count_params()" in code
+    assert not re.search(r"def forward_flops|\* ?D ?\*\* ?2|13 ?\* ?D", code)
+
+
 @every(SOLUTIONS)
 def test_a_solution_passes_its_checks_and_belongs_to_a_lesson(path):
     assert (FOLDER / path.name).exists()
-    printed = printed_text(path)
-    assert printed.count("checks passed") >= len(set(find_exercises(path))) > 0
-    assert "still empty" not in printed
+    from tfgpt.checks import EXERCISES
+
+    printed, exercises = printed_text(path), set(find_exercises(path))
+    assert exercises and "still empty" not in printed
+    for name in exercises:
+        assert f"{name}: all {len(EXERCISES[name].cases)} checks passed." in printed
 
 
 def test_every_exercise_is_used_in_a_lesson():

@@ -18,6 +18,12 @@ def example(heading):
     return re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
 
 
+def test_make_lab_opens_the_first_notebook():
+    root = Path(__file__).parents[1]
+    (path,) = re.findall(r"jupyter lab (\S+)", (root / "Makefile").read_text(encoding="utf-8"))
+    assert (root / path).is_file() and path.endswith("/00_start_here.ipynb")
+
+
 @pytest.mark.slow
 @pytest.mark.requires_tensorflow
 def test_train_on_a_text_and_generate(tmp_path, monkeypatch, capsys):

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 
 pytest.importorskip("uvicorn", reason="needs uvicorn: pip install 'tfgpt[serve-tests]'")
@@ -25,12 +26,15 @@ httpx = pytest.importorskip("httpx", reason="needs httpx: pip install 'tfgpt[ser
 
 from serving_helpers import Parrot, running, wait_for  # noqa: E402
 
-from tfgpt import GPT, BPETokenizer, CharTokenizer, LanguageModel  # noqa: E402
-from tfgpt.cli.serving import load_served  # noqa: E402
-from tfgpt.safety import OutputFilter  # noqa: E402
-from tfgpt.serving.asking import Limits, WireError, read_ask, read_json  # noqa: E402
-from tfgpt.serving.batching import choose_jobs  # noqa: E402
+from tfgpt import GPT, BPETokenizer, CharTokenizer, LanguageModel, export_litert  # noqa: E402
+from tfgpt.cli.serving import load_served, read_key  # noqa: E402
+from tfgpt.safety import Grammar, OutputFilter  # noqa: E402
+from tfgpt.serving.asking import Ask, Limits, WireError, read_ask, read_json  # noqa: E402
+from tfgpt.serving.batching import Job, choose_jobs  # noqa: E402
+from tfgpt.serving.lite_model import LiteModel  # noqa: E402
+from tfgpt.serving.served import Served  # noqa: E402
 from tfgpt.serving.server import listen, make_app  # noqa: E402
+from tfgpt.tasks.exporting import export_run  # noqa: E402
 from tfgpt.tasks.finetuned import save_finetuned  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
@@ -132,8 +136,8 @@ def test_keys_without_effect_are_taken(url):
 
 def test_health_models_and_page_are_answered(url):
     health = httpx.get(url + "/healthz").json()
-    facts = {"status": "ok", "model": "mine", "chat": False, "needs_key": False, "max_tokens": 100}
-    assert health == facts
+    facts = {"status": "ok", "model": "mine", "chat": False, "needs_key": False}
+    assert health == facts | {"max_tokens": 100, "room": None}
     assert [model["id"] for model in httpx.get(url + "/v1/models").json()["data"]] == ["mine"]
 
 
@@ -301,6 +305,54 @@ def test_a_key_is_asked_for_where_the_model_is_used():
         assert httpx.get(url).status_code == 200
 
 
+def test_blanks_around_a_key_are_no_part_of_it():
+    """Not those of Unicode: the last byte of this letter is one of them."""
+    with running(Parrot(), api_key=" voilà\n") as (url, _):
+        for given in ("Bearer voilà", "Bearer   voilà"):
+            response = post(url, {"prompt": "a"}, headers={"Authorization": given.encode()})
+            assert response.status_code == 200
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HT"], ids=["nothing", "half a line"])
+def test_a_connection_on_which_no_request_comes_is_closed(sent):
+    with running(Parrot(), head_seconds=0.2) as (url, _), connect(url) as connection:
+        connection.sendall(sent)
+        assert connection.recv(100) == b""
+
+
+def test_a_connection_with_requests_may_last_until_the_last_is_answered():
+    """A byte after an answer is not another request; a long text is not too late."""
+    parrot = Parrot()
+    with running(parrot, head_seconds=0.2) as (url, app), connect(url) as connection:
+        content = b'{"prompt": "a", "max_tokens": 2}'
+        parrot.gate.clear()
+        connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(content) + content)
+        wait_for(lambda: app.state.batcher.batches == 1)
+        (opened,) = app.state.connections
+        wait_for(lambda: opened.deadline.when() < opened.loop.time())
+        parrot.gate.set()
+        answer = b""
+        while not answer.endswith(b"}}"):
+            answer += connection.recv(10_000)
+        assert b" 200 " in answer.split(b"\r\n")[0]
+        connection.sendall(b"G")
+        assert connection.recv(100) == b""
+
+
+def test_more_connections_than_there_may_be_are_told_to_come_later():
+    with running(Parrot(), connections=1) as (url, app):
+        body = {"prompt": "a", "max_tokens": 1}
+        assert post(url, body).status_code == 200
+        with connect(url):
+            wait_for(lambda: len(app.state.connections) == 1)
+            response = post(url, body)
+            assert response.status_code == 503 and response.headers["retry-after"] == "1"
+            assert error_of(response)["message"] == "2 connections are open: try again later."
+            assert httpx.get(url + "/healthz").status_code == 200
+        wait_for(lambda: not app.state.connections)
+        assert post(url, body).status_code == 200
+
+
 def test_a_full_queue_refuses_and_clients_that_leave_make_room():
     parrot = Parrot()
     with running(parrot, rows=1, waiting=1) as (url, app), ThreadPoolExecutor(4) as pool:
@@ -360,16 +412,17 @@ def test_a_batch_takes_what_costs_it_less_than_alone():
     # Steps: 20; with `near` 30 in place of 40; with `far` 510 in place of 40.
     assert choose_jobs([first, far, near], 4) == [first, near]
     assert choose_jobs([first, Span(10, 30, rows=4), near], 4) == [first, near]
+    assert choose_jobs([Span(10, 30, rows=5), near], 4) != []
     assert choose_jobs([], 4) == []
 
 
 def test_a_failure_of_the_model_is_told_and_the_next_request_answered():
     class Broken(Parrot):
-        def gated(self, letters):
-            for letter in letters:
-                if letter == "x":
+        def gated(self, token_ids):
+            for token_id in token_ids:
+                if token_id == self.tokenizer.ids["x"]:
                     raise RuntimeError("no x")
-                yield letter
+                yield token_id
 
     with running(Broken()) as (url, _):
         response = post(url, {"prompt": "ax", "max_tokens": 3})
@@ -390,10 +443,160 @@ def test_a_model_without_texts_and_an_empty_key_are_refused():
         make_app(Parrot(), "mine", api_key=" ")
 
 
+def test_a_blank_key_of_the_environment_is_refused(monkeypatch):
+    monkeypatch.setenv("TFGPT_API_KEY", "")
+    with pytest.raises(ValueError, match="TFGPT_API_KEY must have a character, got ''"):
+        read_key(None)
+    assert read_key("mine") == "mine"
+    monkeypatch.delenv("TFGPT_API_KEY")
+    assert read_key(None) is None
+
+
 def test_a_missing_library_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(ImportError, match=r'pip install "tfgpt\[serve\]"'):
         make_app(Parrot(), "mine")
+
+
+# Files of `export` ----------------------------------------------------------------------
+
+
+class Circle:
+    """The program of a file: the next token of its tokenizer follows, from the last to token 1."""
+
+    def __init__(self, tokenizer, **facts):
+        self.size = tokenizer.vocab_size
+        sizes = {"context_length": 40, "room": 40, "batch_size": 2, "pad_id": 0, "task": None}
+        self.facts = SimpleNamespace(vocab_size=self.size, **{**sizes, **facts})
+        self.calls = []
+
+    def next_logits(self, texts):
+        self.calls.append(len(texts))
+        logits = np.zeros((len(texts), self.size), "float32")
+        for row, text in enumerate(texts):
+            logits[row, text[-1] % (self.size - 1) + 1] = 99
+        return logits
+
+
+def circle(letters="abcdefghij", **facts):
+    """A model of a file without LiteRT."""
+    tokenizer = CharTokenizer(letters)
+    return LiteModel(Circle(tokenizer, **facts), tokenizer)
+
+
+@pytest.mark.parametrize(("batch_size", "calls"), [(1, [1] * 10), (2, [2] * 5)])
+def test_a_file_writes_as_many_rows_at_once_as_it_has(batch_size, calls):
+    lite = circle(batch_size=batch_size)
+    with running(lite) as (url, _):
+        body = {"prompt": ["a", "cde"], "max_tokens": 5, "stream": True, "temperature": 0}
+        with httpx.stream("POST", url + "/v1/completions", json=body) as response:
+            choices = [event["choices"][0] for event in events_of(response.iter_lines())]
+    pieces = [(choice["index"], choice["text"]) for choice in choices if choice["text"]]
+    expected = [*enumerate("bf"), *enumerate("cg"), *enumerate("dh"), *enumerate("ei")]
+    expected += [*enumerate("fj")]
+    assert pieces == (expected if batch_size == 2 else sorted(expected, key=lambda p: p[0]))
+    assert lite.program.calls == calls
+
+
+def test_tokens_of_a_file_are_counted_where_a_character_takes_several():
+    """月 is three bytes; a text of six tokens ends by its length after two characters."""
+    tokenizer = BPETokenizer.train("a", vocab_size=259)
+    lite = LiteModel(Circle(tokenizer), tokenizer)
+    moon = tokenizer.encode("月").tolist()
+
+    def next_logits(texts):
+        logits = np.zeros((len(texts), 259), "float32")
+        for row, text in enumerate(texts):
+            logits[row, moon[(len(text) - 1) % 3]] = 99
+        return logits
+
+    lite.program.next_logits = next_logits
+    with running(lite) as (url, _):
+        for length, text in ((6, "月月"), (4, "月\ufffd")):
+            content = post(url, {"prompt": "a", "max_tokens": length, "temperature": 0}).json()
+            assert content["choices"][0]["text"] == text
+            assert content["choices"][0]["finish_reason"] == "length"
+            assert content["usage"]["completion_tokens"] == length
+        body = {"prompt": "a", "max_tokens": 6, "temperature": 0, "stop": "月月"}
+        content = post(url, body).json()
+        assert (content["choices"][0]["text"], content["usage"]["completion_tokens"]) == ("", 6)
+        assert content["choices"][0]["finish_reason"] == "stop"
+
+
+def test_the_room_of_a_file_limits_what_is_asked_before_a_stream_begins():
+    with running(circle(room=12)) as (url, _):
+        health = httpx.get(url + "/healthz").json()
+        assert (health["max_tokens"], health["room"]) == (11, 12)
+        error = error_of(post(url, {"prompt": "abcd", "max_tokens": 9, "stream": True}))
+        assert error["message"].endswith("must be at most 12 together, got 4 + 9.")
+        assert (error["param"], error["code"]) == ("max_tokens", "context_length_exceeded")
+        assert (
+            "in [1, 11], got 12"
+            in error_of(post(url, {"prompt": "a", "max_tokens": 12}))["message"]
+        )
+        assert "between 1 and 11 tokens" in error_of(post(url, {"prompt": "a" * 12}))["message"]
+        usage = post(url, {"prompt": "abcd"}).json()["usage"]
+        assert usage["completion_tokens"] == 8  # the default of 16 does not fit
+    with running(circle()) as (url, _):  # slides
+        assert httpx.get(url + "/healthz").json()["room"] is None
+        body = {"prompt": "ab", "max_tokens": 60}
+        assert post(url, body).json()["usage"]["completion_tokens"] == 60
+
+
+def test_a_file_that_gives_no_numbers_is_the_fault_of_the_server():
+    lite = circle()
+    lite.program.next_logits = lambda texts: np.full((len(texts), lite.vocab_size), np.nan)
+    with running(lite) as (url, _):
+        response = post(url, {"prompt": "a"})
+        assert response.status_code == 500 and "finite logits" in error_of(response)["message"]
+
+
+def test_a_request_that_the_constraint_does_not_allow_fails_alone():
+    tokenizer = CharTokenizer("abcdefghij")
+    grammar = Grammar.from_regex("bc", tokenizer, stop_token=tokenizer.ids["j"])
+    lite = LiteModel(Circle(tokenizer), tokenizer)
+    with running(lite, constraint=grammar) as (url, app):
+        response = post(url, {"prompt": "a", "max_tokens": 1})
+        assert response.status_code == 400 and app.state.batcher.batches == 0
+        assert "max_new_tokens must be at least 2" in error_of(response)["message"]
+        choice = post(url, {"prompt": "a", "max_tokens": 3}).json()["choices"][0]
+        assert (choice["text"], choice["finish_reason"]) == ("bc", "stop")
+
+
+# The end of the server ------------------------------------------------------------------
+
+
+def test_what_waits_when_the_server_is_told_to_end_is_still_written():
+    parrot = Parrot()
+    with ThreadPoolExecutor(2) as pool, running(parrot, rows=1) as (url, app):
+        parrot.gate.clear()
+        answers = [pool.submit(post, url, {"prompt": "ab", "max_tokens": 4})]
+        wait_for(lambda: app.state.batcher.batches == 1)
+        answers += [pool.submit(post, url, {"prompt": "cd", "max_tokens": 4})]
+        wait_for(lambda: len(app.state.batcher.waiting) == 1)
+        app.state.server.should_exit = True
+        parrot.gate.set()
+        texts = [answer.result().json()["choices"][0]["text"] for answer in answers]
+    assert texts == ["abab", "cdcd"]
+
+
+@pytest.mark.slow
+def test_texts_that_take_longer_than_the_drain_are_told_that_the_server_ends():
+    parrot = Parrot()
+    with ThreadPoolExecutor(2) as pool:
+        with running(parrot, drain_seconds=1) as (url, app):
+            parrot.gate.clear()
+            body = {"prompt": "ab", "max_tokens": 4}
+            whole = pool.submit(post, url, body)
+            stream = pool.submit(post, url, {**body, "stream": True})
+            wait_for(lambda: app.state.batcher.batches == 1)
+            wait_for(lambda: len(app.state.connections) == 2)
+        parrot.gate.set()
+        message = "The server ends: ask again later."
+        assert (whole.result().status_code, error_of(whole.result())["message"]) == (503, message)
+        assert message in stream.result().text and "[DONE]" not in stream.result().text
+    app.state.batcher.thread.join(10)
+    assert not app.state.batcher.thread.is_alive()
 
 
 # Hostile requests ------------------------------------------------------------------------
@@ -555,6 +758,52 @@ def language_model():
 
 
 @pytest.mark.slow
+@pytest.mark.requires_tensorflow
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_a_file_writes_what_each_request_gets_alone_and_reads_each_prompt_once(
+    language_model, tmp_path, batch_size
+):
+    """Three clients at once, one with two texts, one with a stream."""
+    pytest.importorskip("ai_edge_litert", reason="needs pip install 'tfgpt[litert]'")
+    path = tmp_path / "mine.tflite"
+    export_litert(language_model.model, language_model.tokenizer, path, batch_size=batch_size)
+    lite, read = load_served(path), []
+    asked = [
+        {"prompt": "abc", "max_tokens": 12, "temperature": 0},
+        {"prompt": "a b c d", "max_tokens": 9, "temperature": 1.5, "seed": 4, "n": 2},
+        {"prompt": "月f", "max_tokens": 20, "temperature": 0.7, "top_p": 0.8, "seed": 3},
+    ]
+    alone = []
+    for body in asked:
+        settings = {"num_samples": body.get("n", 1), "seed": body.get("seed")}
+        settings |= {"temperature": body["temperature"], "top_p": body.get("top_p")}
+        texts = lite.generate([body["prompt"]], body["max_tokens"], **settings)[0]
+        alone.append([texts] if isinstance(texts, str) else texts)
+    read_chunk = lite.program.read_chunk
+    lite.program.read_chunk = lambda *texts: read.append(texts) or read_chunk(*texts)
+    with running(lite) as (url, _), ThreadPoolExecutor(3) as pool:
+        answers = [pool.submit(post, url, {**body, "stream": body is asked[2]}) for body in asked]
+        *whole, stream = [answer.result() for answer in answers]
+    found = [[choice["text"] for choice in answer.json()["choices"]] for answer in whole]
+    events = events_of(stream.text.split("\n\n"))
+    found.append(["".join(event["choices"][0]["text"] for event in events)])
+    for texts, body, expected in zip(found, asked, alone, strict=True):
+        assert [body["prompt"] + text for text in texts] == expected
+    assert len(events) == 21 and events[-1]["choices"][0]["finish_reason"] == "length"
+    assert len(read) == 4 if batch_size == 1 else 2 <= len(read) <= 3
+
+
+def test_a_request_that_the_constraint_does_not_allow_joins_no_batch_of_a_gpt(language_model):
+    tokenizer = language_model.tokenizer
+    grammar = Grammar.from_regex("abc", tokenizer, stop_token=tokenizer.ids["j"])
+    served = Served(language_model, "mine", Limits(), grammar)
+    with pytest.raises(WireError, match="max_new_tokens must be at least 3, .* got 2") as caught:
+        Job(Ask(["a"], max_new_tokens=2), served, None)
+    assert caught.value.status == 400
+    assert Job(Ask(["a"], max_new_tokens=3), served, None).wish.max_new_tokens == 3
+
+
+@pytest.mark.slow
 def test_requests_of_one_batch_get_what_each_gets_alone(language_model):
     """Other prompts, lengths, temperatures, p, seeds and numbers of texts, beyond the context."""
     asked = [
@@ -599,6 +848,13 @@ def test_a_chat_answers_what_the_fine_tuned_model_answers(tmp_path):
         content = post(url, body, "/v1/chat/completions").json()
     assert content["choices"][0]["message"]["content"].strip() == writer.predict([dialogue])[0]
     assert content["usage"]["prompt_tokens"] == 36
+    pytest.importorskip("ai_edge_litert", reason="needs pip install 'tfgpt[litert]'")
+    with pytest.raises(ValueError, match="more than the max_new_tokens=12 of the .* got 12"):
+        export_run(tmp_path, tmp_path / "small.tflite", "litert", room=12)
+    lite = load_served(export_run(tmp_path, tmp_path / "chat.tflite", "litert"))
+    assert "".join(lite.answer(dialogue)).strip() == writer.predict([dialogue])[0]
+    with running(lite) as (url, _):
+        assert post(url, body, "/v1/chat/completions").json()["choices"] == content["choices"]
 
 
 @pytest.mark.slow
@@ -669,8 +925,8 @@ def expect(browser):
 def test_the_page_streams_a_text_with_its_settings(open_page, expect):
     parrot = Parrot()
     asked = []
-    stream = parrot.stream
-    parrot.stream = lambda *args, **settings: asked.append(settings) or stream(*args, **settings)
+    write = parrot.write_together
+    parrot.write_together = lambda wishes, **rules: asked.extend(wishes) or write(wishes)
     with running(parrot) as (url, _):
         page = open_page(url)
         expect(page).to_have_title("mine")
@@ -681,7 +937,18 @@ def test_the_page_streams_a_text_with_its_settings(open_page, expect):
         page.get_by_role("button", name="Write").click()
         expect(page.locator(".written")).to_have_text("a月a月a月")
         expect(page.locator("#status")).to_contain_text("so many tokens were asked for")
-        assert (asked[0]["temperature"], asked[0]["top_p"]) == (0.5, 0.9)
+        assert (asked[-1].temperature, asked[-1].top_p) == (0.5, 0.9)
+
+
+@pytest.mark.slow
+def test_the_page_says_that_a_filter_refused_and_knows_the_room(open_page, expect):
+    with running(circle(room=12), output_filter=OutputFilter(lambda t: [9], 2, "No.")) as (url, _):
+        page = open_page(url)
+        expect(page.get_by_label("Tokens")).to_have_value("6")
+        page.get_by_label("Prompt").fill("a")
+        page.get_by_role("button", name="Write").click()
+        expect(page.locator(".written")).to_have_text("No.")
+        expect(page.locator("#status")).to_contain_text("a filter refused the text")
 
 
 @pytest.mark.slow

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from tfgpt import GPT, generate
-from tfgpt.generation.together import Wish, decode_together, row_tokens
+from tfgpt.generation.settings import Wish
+from tfgpt.generation.together import decode_together, row_tokens
 
 pytestmark = pytest.mark.requires_tensorflow
 WISHES = [

@@ -10,12 +10,16 @@ LiteTranslator and the tokenizers are there: the import then takes less than hal
 import importlib
 import importlib.util
 import os
+import sys
 
 from tfgpt import former_paths, tokenizers
 from tfgpt.tokenizers import BPETokenizer, CharTokenizer
 
 WITHOUT_KERAS = ("BPETokenizer", "CharTokenizer", "LiteModel", "LiteTranslator", "tokenizers")
-HAS_KERAS = os.environ.get("TFGPT_LITE") != "1" and importlib.util.find_spec("keras") is not None
+# While Python looks for `python -m tfgpt`, whose command says what it needs.
+IS_COMMAND = sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv)] in ("tfgpt", "-mtfgpt")
+IS_LITE = IS_COMMAND or os.environ.get("TFGPT_LITE") == "1"
+HAS_KERAS = not IS_LITE and importlib.util.find_spec("keras") is not None
 
 if HAS_KERAS:
     from tfgpt.machine.quiet import quiet_start

@@ -32,25 +32,35 @@ def find_bug(name, broken, mended, mistake):
     Raises:
         KeyError: if there is no such exercise.
         ValueError: if the exercise has no mistake to find.
-        AssertionError: if the broken program passes, the mended one fails, or the mistake
-            has another name.
+        AssertionError: if the broken program passes, is empty or raises, the mended one
+            fails, or the mistake has another name.
     """
     if find_exercise(name).mistake is None:
         raise ValueError(f"name must be an exercise with a mistake to find, got {name!r}.")
-    if passes(name, broken):
-        raise AssertionError(
-            f"{name}: the broken program passes. Leave it as it was given, and mend the copy."
-        )
-    if not check(name, mended):
-        return False
-    if mistake != find_exercise(name).mistake:
+    check_broken(name, broken)
+    if mistake != find_exercise(name).mistake and passes(name, mended):
         remember(name, "wrong")
         raise AssertionError(
             f"{name}: mended, but the mistake is not {mistake!r}. Which of these is it? "
             f"{', '.join(MISTAKES)}."
         )
+    if not check(name, mended):
+        return False
     print(f"{name}: {mistake}. The broken program fails, yours passes.")
     return True
+
+
+def check_broken(name, broken):
+    """Raise unless a program runs and gives a wrong result."""
+    try:
+        found = "passes" if find_empty_case(name, broken) is None else "is empty"
+    except AssertionError:
+        return
+    except Exception as error:  # of the program, or there is none
+        found = f"raised {type(error).__name__}: {error}"
+    raise AssertionError(
+        f"{name}: the broken program {found}. Leave it as it was given, and mend the copy."
+    )
 
 
 def passes(name, program):

@@ -7,6 +7,8 @@ import numpy as np
 from tfgpt.checks.registry import WrongAnswerError
 from tfgpt.masks import causal_mask
 
+# A mask (2, 1, 1, 4) that differs from sequence to sequence: 3 and 2 of 4 tokens are real.
+TWO_LENGTHS = (np.arange(4) < np.array([[3], [2]]))[:, None, None]
 LAYERS = {}  # (class, sizes) -> layer with known weights, for all cases of a check
 
 

@@ -9,15 +9,19 @@ import inspect
 import io
 import linecache
 import re
-from pathlib import Path
 
 import numpy as np
 
-from tfgpt.checks.record import write_beside
+from tfgpt.checks.hints_zh import HINTS_ZH
+from tfgpt.checks.record import my_path, write_beside
 from tfgpt.checks.registry import EXERCISES, check, find_empty_case, find_exercise
 
 PARTS_FILE = "my_gpt.py"
 WEIGHTS_FILE = "my_gpt.npz"
+ASKED = {  # difficulty, minutes, what to know
+    "en": "Difficulty {} of 5, {} minutes. Know: {}.",
+    "zh": "难度 {}（最高 5），约 {} 分钟。需要知道：{}。",
+}
 HEADER = '''"""My GPT: the parts that I built in the course, in the order of the ladder.
 
 A part comes into this file when its check passes, and is replaced when it passes again.
@@ -33,7 +37,10 @@ import tfgpt
 from tfgpt.checks import tfgpt_version
 from tfgpt.masks import MaskedLayer
 '''
-MARK = re.compile(r"^# ---- ([^\n:]+): mine ----\n(.*?)(?=^# ---- |\Z)", re.MULTILINE | re.DOTALL)
+MARK = re.compile(
+    r"^# ---- ([^\n:]+): mine ----\n(.*?)(?=^# ---- [^\n:]+: (?:mine|not built yet) ----\n|\Z)",
+    re.MULTILINE | re.DOTALL,
+)
 
 
 def ladder():
@@ -48,23 +55,27 @@ def find_build(name):
     return find_exercise(name)
 
 
-def hint(name, step=1):
+def hint(name, step=1, language="en"):
     """Print a hint for a part of the ladder; the first one begins with what it asks for.
 
     Args:
         name: str, "attention head" for example.
         step: int, 1: the idea; 2: almost the line.
+        language: str, "en" or "zh", Chinese.
 
     Raises:
         KeyError: if the ladder has no part of that name.
-        ValueError: if step is neither 1 nor 2.
+        ValueError: if step is neither 1 nor 2, or if there are no hints in that language.
     """
     build = find_build(name).build
     if step not in (1, 2):
         raise ValueError(f"step must be 1 or 2, got {step!r}.")
+    if language not in ("en", "zh"):
+        raise ValueError(f'language must be "en" or "zh", got {language!r}.')
+    know, *hints = HINTS_ZH[name] if language == "zh" else (build.know, *build.hints)
     if step == 1:
-        print(f"Difficulty {build.difficulty} of 5, {build.minutes} minutes. Know: {build.know}.")
-    print(build.hints[step - 1])
+        print(ASKED[language].format(build.difficulty, build.minutes, know))
+    print(hints[step - 1])
 
 
 def tfgpt_version(name):
@@ -225,7 +236,7 @@ def definitions(cell):
 def read_parts():
     """Read the learner's parts of `my_gpt.py`: dict from name to source; {} without a file."""
     try:
-        text = Path(PARTS_FILE).read_text(encoding="utf-8")
+        text = my_path(PARTS_FILE).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return {}
     return {name: source.strip("\n") + "\n" for name, source in MARK.findall(text)}
@@ -255,7 +266,7 @@ def run_parts(text):
 def load_parts():
     """Load the learner's parts: dict from name to function or class, and what is wrong or None."""
     try:
-        text = Path(PARTS_FILE).read_text(encoding="utf-8")
+        text = my_path(PARTS_FILE).read_text(encoding="utf-8")
         names = run_parts(text)
         return {name: names[ladder()[name].build.part] for name in read_parts()}, None
     except FileNotFoundError:
@@ -304,7 +315,7 @@ def load_trained(make, instead):
     names = "vocab_size", "context_length", "num_layers", "d_model", "num_heads"
     problem = "is not here"
     try:
-        with np.load(WEIGHTS_FILE) as file:
+        with np.load(my_path(WEIGHTS_FILE)) as file:
             sizes = {name: int(file[name]) for name in names}
             model = make_with_weights(make, sizes, [file[name] for name in weight_names(file)])
         print(f"Your GPT, with the weights of your own training in {WEIGHTS_FILE}.")

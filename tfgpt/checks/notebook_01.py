@@ -71,6 +71,7 @@ def play_attention(attention, part, query, key, value, mask=None):
 
 
 THREE_QUERIES, FIVE_KEYS = features(2, 3, 4), features(2, 5, 4) + 1
+HEADS = features(2, 2, 3, 4), features(2, 2, 5, 4) + 1, features(2, 2, 5, 4)
 
 add_exercise(
     "attention",
@@ -92,13 +93,18 @@ add_exercise(
     ),
     Case(
         "a batch with heads",
-        (0, features(2, 2, 3, 4), features(2, 2, 5, 4) + 1, features(2, 2, 5, 4)),
+        (0, *HEADS),
         "Count axes from the end: -1 and -2.",
     ),
     Case(
         "with a causal mask",
         (1, 3 * features(1, 1, 4, 8), features(1, 1, 4, 8), features(1, 1, 4, 8), causal_mask(4)),
         "Before the softmax: where the mask is False, the score becomes -1e9.",
+    ),
+    Case(
+        "a mask for each sequence",
+        (0, *HEADS, np.array([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]], bool)[:, None, None]),
+        "The mask (2, 1, 1, 5) differs from sequence to sequence: use all of it.",
     ),
     Case(
         "edge case: large scores",

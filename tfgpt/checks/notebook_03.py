@@ -52,7 +52,11 @@ add_exercise(
     lambda pair, angle: apply_rotary(
         np.asarray(pair, "float32").reshape(1, 1, 1, 2), np.array([angle])
     )[0, 0, 0],
-    Case("an angle of 1", ([1.0, 0.0], 1.0), "(1, 0) becomes (cos angle, sin angle)."),
-    Case("two features", ([2.0, 3.0], 0.5), "(a cos - b sin, b cos + a sin)."),
+    Case(
+        "an angle of 1",
+        ([1.0, 0.0], 1.0),
+        "The pair is a point; it turns counter-clockwise around 0.",
+    ),
+    Case("two features", ([2.0, 3.0], 0.5), "Each new number needs both old ones."),
     Case("edge case: angle 0", ([2.0, 3.0], 0.0), "An angle of 0 changes nothing."),
 )

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from tfgpt.attention import MultiHeadAttention, scaled_dot_product_attention
-from tfgpt.checks.building import future_leak, layer_player, output, padding_change
+from tfgpt.checks.building import TWO_LENGTHS, future_leak, layer_player, output, padding_change
 from tfgpt.checks.registry import Build, Case, exercises_of, features
 from tfgpt.layers import DecoderLayer
 from tfgpt.masks import MaskedLayer
@@ -71,6 +71,11 @@ add_exercise(
     Case(
         "padding", (HEAD, padding_change(X, 3, head_axis=False)), "Pass the mask on to attention."
     ),
+    Case(
+        "sequences of two lengths",
+        (HEAD, output(X, mask=TWO_LENGTHS[:, 0])),
+        "The mask (2, 1, 4) differs from sequence to sequence: pass all of it on.",
+    ),
     Case("edge case: one token", (HEAD, output(X[:, :1])), "One token sees itself."),
     play=layer_player(AttentionHead),
     build=Build(
@@ -108,6 +113,11 @@ add_exercise(
     ),
     Case("no look into the future", (TWO_HEADS, future_leak(X)), "Pass the mask to attention."),
     Case("padding", (TWO_HEADS, padding_change(X, 3)), "Pass the mask on to attention."),
+    Case(
+        "sequences of two lengths",
+        (TWO_HEADS, output(X, mask=TWO_LENGTHS)),
+        "The mask (2, 1, 1, 4) differs from sequence to sequence: pass all of it on.",
+    ),
     Case(
         "its projections by name",
         (TWO_HEADS, by_projection_names(X)),

@@ -4,7 +4,7 @@ import numpy as np
 from keras import ops
 
 from tfgpt import layers
-from tfgpt.checks.building import future_leak, layer_player, output, padding_change
+from tfgpt.checks.building import TWO_LENGTHS, future_leak, layer_player, output, padding_change
 from tfgpt.checks.notebook_04 import count_parameters
 from tfgpt.checks.registry import Build, Case, exercises_of, features
 from tfgpt.layers import DecoderLayer, FeedForward
@@ -140,6 +140,11 @@ add_exercise(
     Case("no look into the future", (BLOCK, future_leak(X)), "Pass the mask to the attention."),
     Case("padding", (BLOCK, padding_change(X, 3)), "Pass the mask on to the attention."),
     Case(
+        "sequences of two lengths",
+        (BLOCK, output(X, mask=TWO_LENGTHS)),
+        "The mask (2, 1, 1, 4) differs from sequence to sequence: pass all of it on.",
+    ),
+    Case(
         "its parts by name",
         (BLOCK, by_part_names(X)),
         "Notebook 10 uses self_attention, self_attention_norm, feed_forward, feed_forward_norm.",
@@ -166,12 +171,12 @@ add_exercise(
     Case(
         "post-norm",
         (features(2, 4), lambda x: 2 * x + 1, False),
-        "norm(x + sublayer(x)): the norm comes last.",
+        "The norm comes last. Its epsilon is 1e-6.",
     ),
     Case(
         "pre-norm",
         (features(2, 4), lambda x: 2 * x + 1, True),
-        "x + sublayer(norm(x)): only the sublayer reads normalised values.",
+        "Only the sublayer reads normalised values.",
     ),
     Case(
         "edge case: a sublayer that returns 0, pre-norm",

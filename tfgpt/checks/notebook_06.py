@@ -71,8 +71,8 @@ add_exercise(
 add_exercise(
     "warm-up schedule",
     lambda step, d_model, warmup_steps: WarmupSchedule(d_model, warmup_steps)(step),
-    Case("while it rises", (10, 64, 100), "d_model^-0.5 x step x warmup_steps^-1.5."),
-    Case("after the top", (400, 64, 100), "d_model^-0.5 x step^-0.5."),
+    Case("while it rises", (10, 64, 100), "The rate grows by the same amount at each step."),
+    Case("after the top", (400, 64, 100), "It falls; the two pieces meet at warmup_steps."),
     Case("edge case: step 0", (0, 64, 100), "0^-0.5 is infinite: count step 0 as 1."),
 )
 
@@ -101,13 +101,13 @@ class Bigram(keras.Model):
 
 
 def play_train_step(train_step, part, inputs, targets):
-    """Run two steps; return 0: the losses; 1: the weights after them."""
+    """Run two steps; return 0: the first loss; 1: the weights after both."""
     model, optimizer = Bigram(), keras.optimizers.SGD(0.5)
     optimizer.build(model.trainable_variables)
     losses = [train_step(model, optimizer, inputs, targets) for _ in range(2)]
     if losses[0] is None or losses[0] is Ellipsis:
         return None
-    return np.asarray(losses) if part == 0 else model.table.numpy()
+    return np.asarray(losses[0]) if part == 0 else model.table.numpy()
 
 
 BATCH = np.array([[1, 2, 3], [3, 1, 2]]), np.array([[2, 3, 1], [1, 2, 2]])
@@ -120,7 +120,8 @@ add_exercise(
     Case(
         "the weights",
         (1, *BATCH),
-        "optimizer.apply takes the gradients of the loss and model.trainable_variables.",
+        "After two steps: optimizer.apply takes the gradients of the loss, with their sign, and "
+        "model.trainable_variables.",
     ),
     Case("the loss with padding", (0, *PADDED), "The loss counts real targets only."),
     Case("the weights with padding", (1, *PADDED), "Compute the loss inside of the tape."),

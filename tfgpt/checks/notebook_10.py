@@ -1,6 +1,6 @@
 """Exercises of notebook 10, generation."""
 
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 from keras import ops
@@ -165,12 +165,20 @@ def decode_block(block, x, cache):
 
 
 class CountingGPT(GPT):
-    """A small GPT with known weights that counts the tokens it embeds."""
+    """A small GPT with known weights that counts the tokens it embeds and makes keys of."""
 
     def __init__(self):
         super().__init__(11, 12, 2, 8, 2)
         self.set_weights([2 * features(*weight.shape) for weight in self.weights])
-        self.embedded = 0
+        self.embedded = self.keys = 0
+        for block in self.decoder_layers:
+            projection = block.self_attention.key_projection
+            projection.call = partial(self.make_keys, projection.call)
+
+    def make_keys(self, project, x, **options):
+        """Project x to keys, and count them."""
+        self.keys += x.shape[1]  # (1, new, D)
+        return project(x, **options)
 
     def embed(self, token_ids, start=None, training=None):
         self.embedded += np.size(token_ids)
@@ -181,12 +189,12 @@ counting_gpt = cache(CountingGPT)
 
 
 def play_decoding(generate, part, prompt, count, pick=np.argmax):
-    """Let a loop write; raise if it embeds earlier tokens again.
+    """Let a loop write; raise if it embeds earlier tokens again, or makes their keys again.
 
     Returns 0: the ids; 1: the logits that each choice was made from.
     """
     model, seen = counting_gpt(), []
-    model.embedded = 0
+    model.embedded = model.keys = 0
 
     def choose(logits):
         seen.append(np.asarray(logits))
@@ -199,6 +207,12 @@ def play_decoding(generate, part, prompt, count, pick=np.argmax):
         raise WrongAnswerError(
             f"the model embedded {model.embedded} tokens for a prompt of {len(prompt)} and {count} "
             "new tokens."
+        )
+    blocks = len(model.decoder_layers)
+    if model.keys > blocks * (len(prompt) + count):
+        raise WrongAnswerError(
+            f"{blocks} blocks made {model.keys} keys for a prompt of {len(prompt)} and {count} new "
+            "tokens: the keys of earlier tokens must be kept, not made again."
         )
     return seen if part == 1 else written
 

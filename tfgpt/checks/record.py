@@ -1,8 +1,13 @@
-"""What a learner has solved, in a small file beside the notebook, and a picture of it."""
+"""What a learner has solved, in a small file beside the notebook, and a picture of it.
+
+The learner's files lie in the folder of the notebook, or in the one that the environment variable
+TFGPT_MY_FOLDER names: there a later notebook finds them on another machine too.
+"""
 
 import contextlib
 import json
 import os
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -16,23 +21,47 @@ STYLES = {
 }
 
 
+def my_path(name=""):
+    """Say where a file of the learner lies: in TFGPT_MY_FOLDER, or beside the notebook."""
+    return Path(os.environ.get("TFGPT_MY_FOLDER", "")).expanduser() / name
+
+
+@contextlib.contextmanager
+def alone():
+    """Make other kernels wait, where the system can lock a folder: Linux and macOS."""
+    folder = None
+    with contextlib.suppress(ImportError, OSError):
+        import fcntl
+
+        folder = os.open(my_path(), os.O_RDONLY)
+        fcntl.flock(folder, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if folder is not None:
+            os.close(folder)  # gives the lock back
+
+
 def write_beside(name, text):
     """Write a file of the learner at once or not at all; say so if it cannot be written.
 
     Args:
-        name: str, the file's name; it lies in the folder of the notebook.
+        name: str, the file's name; `my_path` says in which folder.
         text: str or bytes.
 
     Returns:
         bool, True if it is written.
     """
-    part = Path(f"{name}.part")
+    path, part = my_path(name), None
     try:
-        part.write_bytes(text if isinstance(text, bytes) else text.encode())
-        os.replace(part, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file, part = tempfile.mkstemp(prefix=f"{name}.", suffix=".part", dir=path.parent)
+        with open(file, "wb") as stream:
+            stream.write(text if isinstance(text, bytes) else text.encode())
+        os.replace(part, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError, TypeError):
+            os.unlink(part)
         print(f"{name} could not be written here ({error.strerror}): nothing is kept.")
         return False
     return True
@@ -44,7 +73,7 @@ def read_record():
     A damaged file counts as empty: a sentence says so.
     """
     try:
-        record = json.loads(Path(RECORD).read_text(encoding="utf-8"))
+        record = json.loads(my_path(RECORD).read_text(encoding="utf-8"))
         return {name: state for name, state in record.items() if state in STATES}
     except FileNotFoundError:
         return {}
@@ -55,15 +84,17 @@ def read_record():
 
 def remember(name, state):
     """Write the state of one exercise into the record, unless it is there already."""
-    record = read_record()
-    if record.get(name) != state:
-        write_beside(RECORD, json.dumps({**record, name: state}, indent=1))
+    with alone():
+        record = read_record()
+        if record.get(name) != state:
+            write_beside(RECORD, json.dumps({**record, name: state}, indent=1))
 
 
 def progress(save=None):
     """Draw which exercises pass, notebook by notebook.
 
-    `check` writes the record, `my_progress.json`, into the folder of the notebook.
+    `check` writes the record, `my_progress.json`, into the folder of the notebook, or into the
+    one that the environment variable TFGPT_MY_FOLDER names.
 
     Args:
         save: path of an image to write, or None.

@@ -145,7 +145,9 @@ def make_parser():
 
     generate = commands.add_parser("generate", help="write text with a trained model")
     generate.add_argument("folder", nargs="?", help="what --out of train was, or a LiteRT file")
-    generate.add_argument("--run-dir", help="the same; runs/demo if neither is given")
+    generate.add_argument(
+        "--model", "--run-dir", dest="model", help="the same; runs/demo if neither is given"
+    )
     generate.add_argument("--prompt", help="text to continue; -: read it from standard input")
     generate.add_argument("--prompts", help="file with a prompt per line (-: standard input)")
     generate.add_argument("--step", type=int, help="use the checkpoint of this step of a run")
@@ -227,10 +229,10 @@ def run_demo(options):
 
 def run_generate(options):
     """Print a sample as it is written, with the options of `tfgpt generate`."""
-    if options.folder and options.run_dir:
-        raise ValueError("generate needs one folder, got two: leave --run-dir out.")
-    folder = options.folder or options.run_dir or "runs/demo"
-    text_model = load_text_model(folder, options.step)
+    if options.folder and options.model:
+        raise ValueError("generate needs one model, got two: leave --model out.")
+    path = options.folder or options.model or "runs/demo"
+    text_model = load_text_model(path, options.step)
     if options.prompts is not None:
         if options.prompt is not None:
             raise ValueError("generate needs --prompt or --prompts, got both.")

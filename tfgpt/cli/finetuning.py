@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import itertools
 import sys
+from pathlib import Path
 
 
 def add_commands(commands):
@@ -17,7 +18,7 @@ def add_commands(commands):
     predict.set_defaults(run=run_predict)
 
     chat = commands.add_parser("chat", help="talk with a fine-tuned model")
-    chat.add_argument("folder", help="what --out of finetune was")
+    chat.add_argument("folder", help="what --out of finetune was, or a LiteRT file of it")
     chat.add_argument("--temperature", type=float, default=0.0, help="0: always the likeliest")
     chat.add_argument("--base", help="the base of adapters, if it is not where it was")
     chat.add_argument("--seed", type=int, help="the same seed gives the same answers")
@@ -156,8 +157,12 @@ def evaluate_labels(options):
 
 def run_chat(options):
     """Talk, with the options of `tfgpt chat`."""
+    from tfgpt.serving.lite_model import LiteModel
     from tfgpt.tasks.chat import chat
     from tfgpt.tasks.finetuned import load_finetuned
 
-    model = load_finetuned(options.folder, options.base)
+    if Path(options.folder).is_file():
+        model = LiteModel.load(options.folder)
+    else:
+        model = load_finetuned(options.folder, options.base)
     chat(model, temperature=options.temperature, seed=options.seed)

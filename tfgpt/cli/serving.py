@@ -10,6 +10,7 @@ LIMITS = (
     ("max-body", "body_bytes", "most bytes of a request"),
     ("batch", "rows", "most texts that are written at once"),
     ("queue", "waiting", "most requests that wait; more are refused with 429"),
+    ("connections", "connections", "most connections at once; more are refused with 503"),
     ("drain", "drain_seconds", "seconds for requests under way after SIGTERM or Ctrl-C"),
 )
 
@@ -52,16 +53,27 @@ def run_serve(options):
         for option, key, _ in LIMITS
         if given[option] is not None
     }
+    api_key = read_key(options.api_key)
     text_model = load_served(options.model)
     serve(
         text_model,
         options.name or Path(options.model).resolve().stem,
         options.host,
         options.port,
-        options.api_key or os.environ.get("TFGPT_API_KEY"),
+        api_key,
         Limits(**limits),
         banned_phrases(options.ban, text_model.tokenizer),
     )
+
+
+def read_key(given):
+    """Return what clients must send, or None; a blank key, of an unset variable, is refused."""
+    name, key = "--api-key", given
+    if given is None:
+        name, key = "TFGPT_API_KEY", os.environ.get("TFGPT_API_KEY")
+    if key is not None and not key.strip():
+        raise ValueError(f"{name} must have a character, got {key!r}: without it, none is asked.")
+    return key
 
 
 def banned_phrases(phrases, tokenizer):

@@ -79,6 +79,40 @@ def encode_parts(tokenizer, parts):
     return np.array(token_ids, dtype="int32"), np.array(is_answer, dtype=bool)
 
 
+def start_ids(tokenizer):
+    """Return what stands before each text: the end token, if the tokenizer has one."""
+    end_id = getattr(tokenizer, "end_id", None)
+    return [] if end_id is None else [end_id]
+
+
+def asked_ids(tokenizer, task, text):
+    """Write a prompt as a model that was fine-tuned on a task has learned it: list of int.
+
+    Args:
+        tokenizer: tokenizer with an end_id, except for the task "lm".
+        task: "qa", "summarise", "chat" or "lm".
+        text: str, or of a chat a list of messages {"role", "content"}.
+
+    Raises:
+        ValueError: if a chat ends with the assistant's turn, or there is no end token.
+    """
+    if task == "lm":  # characters, too, which have no end token
+        return [*start_ids(tokenizer), *tokenizer.encode(text).tolist()]
+    token_ids, _ = encode_parts(tokenizer, asked_parts(task, text))
+    return [*start_ids(tokenizer), *token_ids.tolist()]
+
+
+def asked_parts(task, text):
+    """Return the parts of a prompt, up to where the answer begins."""
+    if task != "chat":
+        return prompt_parts(task, text)
+    messages = [{"role": "user", "content": text}] if isinstance(text, str) else list(text)
+    if messages[-1]["role"] == "assistant":
+        raise ValueError("messages must end with the user's turn, got the assistant's.")
+    parts = dialogue_parts([*messages, {"role": "assistant", "content": ""}])
+    return parts[:-1]  # without the empty answer
+
+
 def join_parts(parts):
     """Write parts as one text, for a model that reads texts only."""
     return "".join(text for text, _ in parts)

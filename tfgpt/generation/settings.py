@@ -1,5 +1,7 @@
 """What the settings of `generate` may be: their rules, without a model or a backend."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from tfgpt.validation import check_positive
@@ -22,6 +24,25 @@ ROUNDING = 1e-6
 # Logits are divided by a temperature of at least this: float32 makes no infinity of them.
 LOWEST_TEMPERATURE = 1e-20
 HIGHEST_TEMPERATURE = 1e30
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What one of several requests asks for.
+
+    Args:
+        prompts: list of B int arrays (T,).
+        max_new_tokens: int >= 1.
+        temperature: float >= 0; 0 takes the likeliest token.
+        top_p: float in (0, 1].
+        seed: int >= 0; None: different each time.
+    """
+
+    prompts: list
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None
 
 
 def check_settings(

@@ -4,7 +4,7 @@ The rows of a batch share places: a row waits until the shorter ones have grown 
 length of its prompt. So requests of about the same length belong together.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from keras import ops
@@ -15,25 +15,6 @@ from tfgpt.generation.samplers import Temperature, TopP
 
 # With this p the likeliest token alone is kept, as temperature 0 does.
 SMALLEST_P = 1e-30
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What one of several requests asks for.
-
-    Args:
-        prompts: list of B int arrays (T,).
-        max_new_tokens: int >= 1.
-        temperature: float >= 0; 0 takes the likeliest token.
-        top_p: float in (0, 1].
-        seed: int >= 0; None: different each time.
-    """
-
-    prompts: list
-    max_new_tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
-    seed: int | None = None
 
 
 def decode_together(
@@ -56,6 +37,7 @@ def decode_together(
 
     Example:
         >>> from tfgpt import GPT
+        >>> from tfgpt.generation.settings import Wish
         >>> model = GPT(10, context_length=4, num_layers=1, d_model=8, num_heads=2)
         >>> wishes = [Wish([[1, 2]], 3, temperature=0), Wish([[3], [4]], 2, seed=0)]
         >>> decode_together(model, wishes).ends.tolist()

@@ -62,6 +62,9 @@ class Limits:
     Args:
         body_bytes: int, of a request's body.
         body_seconds: float, until the body has come.
+        head_seconds: float, until the head of a request has come, from the beginning of its
+            connection or the end of the answer before.
+        connections: int, open at once; more are told to come later.
         prompt_tokens: int, of a prompt; None: the model's context.
         new_tokens: int, max_tokens at most.
         rows: int, texts that are written at once, of one request or several.
@@ -71,6 +74,8 @@ class Limits:
 
     body_bytes: int = 2**20
     body_seconds: float = 10.0
+    head_seconds: float = 10.0
+    connections: int = 512
     prompt_tokens: int | None = None
     new_tokens: int = 1024
     rows: int = 16

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import threading
 
+from tfgpt.generation.settings import Wish
 from tfgpt.serving.asking import WireError
 
 GATHERING = 0.005  # seconds that the first request of an idle server waits for others
@@ -20,18 +21,22 @@ class Job:
         ask: Ask.
         served: Served, which makes its ids.
         loop: asyncio event loop of the request.
+
+    Raises:
+        WireError: if the model cannot write what is asked for.
     """
 
     def __init__(self, ask, served, loop):
         self.ask = ask
-        self.texts = [text for text in ask.prompts for _ in range(ask.num_samples)]
         encoded = [served.encode(prompt) for prompt in ask.prompts]
         self.num_prompt_tokens = sum(map(len, encoded))
         self.rows_of_ids = [ids for ids in encoded for _ in range(ask.num_samples)]
-        self.max_new_tokens = ask.max_new_tokens or served.default_length
-        self.settings = {"temperature": ask.temperature, "top_p": ask.top_p, "seed": ask.seed}
         lengths = [len(ids) for ids in self.rows_of_ids]
-        self.start, self.end = min(lengths), max(lengths) + self.max_new_tokens
+        self.max_new_tokens = served.length(ask.max_new_tokens, max(lengths))
+        settings = {"temperature": ask.temperature, "top_p": ask.top_p, "seed": ask.seed}
+        self.wish = Wish(self.rows_of_ids, self.max_new_tokens, **settings)
+        self.start, self.end = served.span(lengths, self.max_new_tokens)
+        served.check(self)
         self.num_tokens = 0
         self.is_gone = False  # nobody waits for it
         self.loop = loop
@@ -59,11 +64,14 @@ class Job:
         """Yield (row, piece, None) as they are written and (row, "", reason) at ends of rows.
 
         Raises:
-            WireError: if writing failed.
+            WireError: if writing failed, or the server ends before.
         """
         unfinished = len(self.rows_of_ids)
         while unfinished:
-            kind, row, content = await self.news.get()
+            try:
+                kind, row, content = await self.news.get()
+            except asyncio.CancelledError as error:  # the time after SIGTERM is over
+                raise WireError("The server ends: ask again later.", 503) from error
             if kind == "gone":
                 return
             if kind == "error":
@@ -119,9 +127,7 @@ class Batcher:
                 self.changed.wait_for(lambda: self.is_closed, timeout=GATHERING)
             if self.is_closed:
                 return []
-            jobs = choose_jobs(
-                [job for job in self.waiting if not job.is_gone], self.served.limits.rows
-            )
+            jobs = choose_jobs([job for job in self.waiting if not job.is_gone], self.served.rows)
             self.waiting = [job for job in self.waiting if job not in jobs and not job.is_gone]
             return jobs
 
@@ -161,7 +167,7 @@ def choose_jobs(jobs, most_rows):
 
     Args:
         jobs: list of Job, the oldest first.
-        most_rows: int, rows of a batch.
+        most_rows: int, rows of a batch; the oldest job may have more.
 
     Returns:
         list of Job.
@@ -170,10 +176,10 @@ def choose_jobs(jobs, most_rows):
     for job in jobs:
         start = min(other.start for other in [*chosen, job])
         end = max(other.end for other in [*chosen, job])
-        # Rows share places, so a batch takes as many steps as there are between both.
+        # Rows share steps, so a batch takes as many as there are between both.
         before = max(o.end for o in chosen) - min(o.start for o in chosen) if chosen else 0
-        is_faster = not chosen or end - start - before < job.end - job.start
-        if is_faster and rows + len(job.rows_of_ids) <= most_rows:
+        is_faster = end - start - before < job.end - job.start
+        if not chosen or (is_faster and rows + len(job.rows_of_ids) <= most_rows):
             chosen.append(job)
             rows += len(job.rows_of_ids)
     return chosen

@@ -41,6 +41,8 @@ class Facts:
         quantize: None, "float16" or "int8".
         table: dtype and offset of the embedding table (V, D) inside the program, or None
             if it is one of the arrays.
+        task: dict with "task" and "max_new_tokens" of a fine-tuned model that answers; None: of
+            one that continues texts.
     """
 
     kind: str
@@ -55,6 +57,7 @@ class Facts:
     rotary: bool
     quantize: str | None
     table: list | None
+    task: dict | None = None
 
     def __post_init__(self):
         for name in ("vocab_size", "context_length", "room", "batch_size", "chunk", "d_model"):

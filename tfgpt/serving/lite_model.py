@@ -4,13 +4,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tfgpt.data.chat import NEXT_USER, asked_ids
 from tfgpt.generation.constraints import (
     FORBIDDEN,
     check_constraint,
     constraint_stop,
     start_states,
 )
-from tfgpt.generation.pieces import check_stop_strings, text_pieces, until_string
+from tfgpt.generation.pieces import (
+    check_stop_strings,
+    text_pieces,
+    until_string,
+    without_first_space,
+)
 from tfgpt.generation.prompts import (
     check_prompts,
     check_stop_tokens,
@@ -28,9 +34,14 @@ from tfgpt.validation import check_integer, check_positive
 class LiteModel(TextModel):
     """Continue text with a file of `export_litert`, several times faster than with TensorFlow.
 
-    Needs numpy, ai-edge-litert and, for byte pairs, tokenizers. Methods and settings are
-    those of `LanguageModel`; a file in float32 writes the same tokens, also with a seed. Several
-    threads may share one model, one token after the other.
+    Needs numpy, ai-edge-litert and, for byte pairs, tokenizers. `generate`, `stream` and
+    `generate_ids` are those of `LanguageModel`, with all settings except samplers and strategy;
+    score, rank and save are not here. A file in float32 writes the same tokens, also with a
+    seed. Several threads may share one model, one token after the other.
+
+    A text that outgrows the context slides through it by one token each time, as in
+    `tfgpt.generate`. Every token then reads the whole context again: with 128 tokens this
+    takes about 12 times as long, with 256 about 30 times.
 
     Args:
         program: LiteProgram.
@@ -52,6 +63,9 @@ class LiteModel(TextModel):
         self.vocab_size = program.facts.vocab_size
         self.context_length = program.facts.context_length
         self.pad_id = program.facts.pad_id
+        self.batch_size = program.facts.batch_size
+        self.facts = program.facts.task or {}
+        self.task = self.facts.get("task")
 
     @classmethod
     def load(cls, path, num_threads=None):
@@ -94,14 +108,17 @@ class LiteModel(TextModel):
         """
         check_positive("num_samples", num_samples)
         prompts = [p for p in check_prompts(self, prompt_ids) for _ in range(num_samples)]
-        request = make_request(self, prompts, max_new_tokens, **settings)
         written = []
-        for rows in batches(range(len(prompts)), self.program.facts.batch_size):
-            *_, texts = write_tokens(self.program, request, rows)
-            written += texts
+        for requests in batches(
+            make_requests(self, prompts, max_new_tokens, **settings), self.batch_size
+        ):
+            texts = SideBySide(self.program, requests)
+            for index in range(len(requests)):
+                list(texts.tokens(index))  # until all are written
+            written += texts.texts
         for text, prompt in zip(written, prompts, strict=True):
-            # If every text ended early, the rest is its stop token.
-            text += text[-1:] * (len(prompt) + request.max_new_tokens - len(text))
+            # If a text ended early, the rest is its stop token.
+            text += text[-1:] * (len(prompt) + int(max_new_tokens) - len(text))
         filled = [np.array(text, dtype="int32") for text in written]
         return np.stack(filled) if len({len(text) for text in filled}) == 1 else filled
 
@@ -121,9 +138,69 @@ class LiteModel(TextModel):
             as `generate_ids`.
         """
         stop_strings = check_stop_strings(stop_strings)
-        request = make_request(self, check_prompts(self, token_ids), max_new_tokens, **settings)
-        tokens = new_tokens(self.program, request)
+        requests = make_requests(self, check_prompts(self, token_ids), max_new_tokens, **settings)
+        tokens = SideBySide(self.program, requests).tokens(0)
         return until_string(text_pieces(self.tokenizer, tokens), stop_strings)
+
+    def write_together(self, wishes, stop_token=None, constraint=None):
+        """Begin the texts of several requests, each with its own length, temperature, p and seed.
+
+        As many as the file has rows are written side by side, then the next: draw their
+        tokens in that order, since a text that is left and taken up again is read again.
+
+        Args:
+            wishes: list of Wish.
+            stop_token: int, list of int or None; for all, as the next.
+            constraint: Constraint or None.
+
+        Returns:
+            list of generators of int, one per prompt: the tokens that `generate_ids` writes
+            for its wish alone, up to the stop token. Where one needs a token, those beside
+            it get theirs.
+
+        Raises:
+            as `generate_ids`.
+        """
+        requests = []
+        for wish in wishes:
+            prompts = check_prompts(self, wish.prompts)
+            settings = {"temperature": wish.temperature, "top_p": wish.top_p, "seed": wish.seed}
+            limits = {"stop_token": stop_token, "constraint": constraint}
+            requests += make_requests(self, prompts, wish.max_new_tokens, **settings, **limits)
+        groups = [SideBySide(self.program, some) for some in batches(requests, self.batch_size)]
+        return [group.tokens(index) for group in groups for index in range(len(group.requests))]
+
+    def answer(self, text, **settings):
+        """Answer a prompt or chat piece by piece, with the file of a model that was tuned to.
+
+        Args:
+            text: str, or of a model of chats a list of messages {"role", "content"}.
+            **settings: as for `generate_ids`; temperature is 0 by default.
+
+        Returns:
+            generator of str, as `Writer.stream` of the fine-tuned model gives.
+
+        Raises:
+            ValueError: if the file is of a model that continues texts.
+        """
+        if self.task is None:
+            raise ValueError("the file must be of a fine-tuned model to answer: use stream.")
+        settings = {"temperature": 0, **self.with_stop_token(settings)}
+        length = self.facts["max_new_tokens"]
+        pieces = self.stream_ids(self.prompt_ids(text), length, [NEXT_USER], **settings)
+        return without_first_space(pieces)
+
+    def prompt_ids(self, text):
+        """Write a prompt as the fine-tuned model has learned it; a long one loses its beginning."""
+        token_ids = asked_ids(self.tokenizer, self.task, text)
+        left = self.program.facts.room - self.facts["max_new_tokens"]
+        return np.array(token_ids[-left:], "int32")
+
+    @property
+    def room(self):
+        """How many tokens a text may have; None: any number, which slide through the context."""
+        room = self.program.facts.room
+        return room if room < self.context_length else None
 
     def encode(self, texts, shortest=1):
         """Return the ids of each text; raise unless each has enough tokens."""
@@ -134,28 +211,30 @@ class LiteModel(TextModel):
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be written, checked.
+    """What is to be written after one prompt, checked.
 
     Args:
-        prompts: list of int32 arrays (T,).
+        row: int, the number of the prompt, for errors.
+        prompt: int32 array (T,).
         max_new_tokens: int, N.
         sampling: Sampling.
         stop_tokens: tuple of int.
         hidden: bool array (V,), True for what is never written.
-        numbers: list of float32 arrays (N,), a random number for each new token.
+        numbers: float32 array (N,), a random number for each new token.
         constraint: Constraint or None.
     """
 
-    prompts: list
+    row: int
+    prompt: np.ndarray
     max_new_tokens: int
     sampling: Sampling
     stop_tokens: tuple
     hidden: np.ndarray
-    numbers: list
+    numbers: np.ndarray
     constraint: object
 
 
-def make_request(
+def make_requests(
     model,
     prompts,
     max_new_tokens,
@@ -166,7 +245,7 @@ def make_request(
     constraint=None,
     **settings,
 ):
-    """Check what is asked of a LiteModel; `settings` are those of `Sampling`."""
+    """Check what is asked of a LiteModel: a Request per prompt; `settings` are of `Sampling`."""
     sampling = Sampling(**settings)
     if seed is not None:
         check_integer("seed", seed, minimum=0)
@@ -177,69 +256,84 @@ def make_request(
     if constraint is not None:
         check_constraint(constraint, prompts, vocab_size, stop_tokens, max_new_tokens)
     token_ids = np.arange(model.vocab_size)
-    return Request(
-        prompts=prompts,
-        max_new_tokens=int(max_new_tokens),
-        sampling=sampling,
-        stop_tokens=stop_tokens,
-        hidden=(token_ids == model.pad_id) | (token_ids >= vocab_size),
-        numbers=[
-            generator.random(max_new_tokens, dtype="float32")
-            for generator in row_generators(prompts, seed)
-        ],
-        constraint=constraint,
-    )
+    hidden = (token_ids == model.pad_id) | (token_ids >= vocab_size)
+    return [
+        Request(
+            row=row,
+            prompt=prompt,
+            max_new_tokens=int(max_new_tokens),
+            sampling=sampling,
+            stop_tokens=stop_tokens,
+            hidden=hidden,
+            numbers=generator.random(max_new_tokens, dtype="float32"),
+            constraint=constraint,
+        )
+        for row, (prompt, generator) in enumerate(
+            zip(prompts, row_generators(prompts, seed), strict=True)
+        )
+    ]
 
 
 def check_room(model, prompts, max_new_tokens):
     """Raise if a text outgrows caches that are smaller than the model's context."""
-    longest, room = max(map(len, prompts)), model.program.facts.room
-    if room < model.context_length and longest + max_new_tokens > room:
+    longest = max(map(len, prompts))
+    if model.room is not None and longest + max_new_tokens > model.room:
         raise ValueError(
-            f"prompt_ids and max_new_tokens must fit the room={room} of the file, got {longest} "
-            f"+ {max_new_tokens} tokens: export the model with a larger room, up to "
+            f"prompt_ids and max_new_tokens must fit the room={model.room} of the file, got "
+            f"{longest} + {max_new_tokens} tokens: export the model with a larger room, up to "
             f"{model.context_length}."
         )
 
 
-def write_tokens(program, request, rows):
-    """Write texts side by side, up to their end.
+class SideBySide:
+    """Texts in the making, each with its own settings; a call of the program adds a token to all.
 
     Args:
         program: LiteProgram.
-        request: Request.
-        rows: list of int, the prompts that are continued.
-
-    Returns:
-        generator of the list of texts (lists of int), which grow by a token each time. A text
-        that has ended is filled with its stop token until all have.
+        requests: list of Request, at most as many as the program has rows.
     """
-    texts = [request.prompts[row].tolist() for row in rows]
-    has_ended = [False] * len(texts)
-    states = start_states(request.constraint, [request.prompts[row] for row in rows])
-    for place in range(request.max_new_tokens):
-        logits = program.next_logits(texts)
-        logits[:, request.hidden] = -np.inf
-        for index, (row, text) in enumerate(zip(rows, texts, strict=True)):
-            token = text[-1]
-            if not has_ended[index]:
-                number = request.numbers[row][place]
-                if request.constraint is not None:
-                    left = request.max_new_tokens - place
-                    hide_forbidden(logits[index], request.constraint, states[index], left)
-                token = choose_token(request.sampling, logits[index], text, number)
-                has_ended[index] = token in request.stop_tokens
-            if token == NO_TOKEN:
+
+    def __init__(self, program, requests):
+        self.program, self.requests = program, requests
+        self.texts = [request.prompt.tolist() for request in requests]
+        self.have_ended = [False] * len(requests)
+        self.states = [start_states(r.constraint, [r.prompt])[0] for r in requests]
+
+    def tokens(self, index):
+        """Yield the new tokens of one text, up to its stop token; when it needs one, all go on."""
+        request, text = self.requests[index], self.texts[index]
+        start = len(request.prompt)
+        for place in range(start, start + request.max_new_tokens):
+            if place == len(text):
+                self.advance()
+            if text[place] == NO_TOKEN:
                 raise ValueError(
                     "model must give finite logits and leave a token to choose, got NaN, infinity "
-                    f"or none at place {len(text)} of row {row}."
+                    f"or none at place {place} of row {request.row}."
                 )
-            if request.constraint is not None:
-                states[index] = request.constraint.table[states[index], token]
-            text.append(token)
-        yield texts
-        if all(has_ended):
-            return
+            if text[place] in request.stop_tokens:
+                return
+            yield text[place]
+
+    def advance(self):
+        """Write the next token of each text that has not ended; -1 where there is none."""
+        logits = self.program.next_logits(self.texts)  # (B, V)
+        for index, request in enumerate(self.requests):
+            if not self.have_ended[index]:
+                self.write(index, request, logits[index])
+
+    def write(self, index, request, logits):
+        """Choose the next token of a text with its logits (V,)."""
+        text = self.texts[index]
+        left = len(request.prompt) + request.max_new_tokens - len(text)
+        logits[request.hidden] = -np.inf
+        if request.constraint is not None:
+            hide_forbidden(logits, request.constraint, self.states[index], left)
+        token = choose_token(request.sampling, logits, text, request.numbers[-left])
+        if request.constraint is not None and token != NO_TOKEN:
+            self.states[index] = request.constraint.table[self.states[index], token]
+        text.append(token)
+        self.have_ended[index] = left == 1 or token in (NO_TOKEN, *request.stop_tokens)
 
 
 def hide_forbidden(logits, constraint, state, left):
@@ -248,11 +342,3 @@ def hide_forbidden(logits, constraint, state, left):
     allowed = (following != FORBIDDEN) & (constraint.distances[following] < left)
     logits[: len(allowed)][~allowed] = -np.inf
     logits[len(allowed) :] = -np.inf
-
-
-def new_tokens(program, request):
-    """Yield the tokens of one text as they are drawn, up to the stop token."""
-    for (text,) in write_tokens(program, request, [0]):
-        if text[-1] in request.stop_tokens:
-            return
-        yield text[-1]

@@ -71,26 +71,29 @@ class LiteProgram(Program):
 
     def __init__(self, path, facts, arrays, num_threads=None):
         super().__init__(path, facts, arrays, num_threads)
-        self.texts = None
+        # Of each row: the text in the caches, how long it was, and how many tokens are there.
+        self.texts, self.lengths = [None] * facts.batch_size, [0] * facts.batch_size
         self.read = np.zeros(facts.batch_size, dtype=int)
 
     def next_logits(self, texts):
         """Read what is new in some texts and score the tokens that may follow.
 
-        Texts that are longer than the room slide: the last R tokens are read again.
+        Texts that are longer than the room slide: each token then reads the last R again.
 
         Args:
-            texts: list of up to B lists of int, at least one each. The same list of lists
-                is read on; another one is read from its beginning.
+            texts: list of up to B lists of int, at least one each. A list that was in the same
+                row before and has only grown is read on; another one from its beginning.
 
         Returns:
             float32 array (number of texts, V).
         """
         with self.lock:
             windows = [text[-self.facts.room :] for text in texts]
-            if texts is not self.texts or any(len(text) > self.facts.room for text in texts):
-                self.read[:] = 0
-            self.texts = texts
+            for row, text in enumerate(texts):
+                slides = len(text) > max(self.facts.room, self.lengths[row])
+                if text is not self.texts[row] or slides:
+                    self.read[row] = 0
+                self.texts[row], self.lengths[row] = text, len(text)
             ends = np.array([len(window) - 1 for window in windows])
             while (self.read[: len(ends)] < ends).any():
                 self.read_chunk(windows, ends)
@@ -177,7 +180,8 @@ def load_interpreter():
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
         raise ImportError(
-            'exported files need ai-edge-litert: pip install "tfgpt[litert]".'
+            'exported files need ai-edge-litert: pip install "tfgpt[litert]", or without '
+            "TensorFlow: pip install numpy ai-edge-litert tokenizers."
         ) from error
     return Interpreter
 

@@ -24,6 +24,8 @@ from tfgpt.transformer import Transformer
 from tfgpt.validation import check_choice, check_positive
 
 QUANTIZE = (None, "float16", "int8")
+# What limits the room, by the class of the model.
+LONGEST = {"GPT": "context_length", "Transformer": "max_length"}
 CHUNK = 32  # tokens of a prompt that are read at once
 ROWS = 4096  # of a table that are compared at once
 
@@ -64,31 +66,40 @@ def export_litert(model, tokenizer, path, quantize=None, room=None, batch_size=1
         return join_parts(folder, parts, path)
 
 
-def save_parts(folder, model, tokenizer, quantize=None, room=None, batch_size=1):
+def save_parts(folder, model, tokenizer, quantize=None, room=None, batch_size=1, task=None):
     """Do the first half of `export_litert`, after which the model is not needed.
 
     Args:
         folder: path, empty, where the programs wait as a SavedModel.
         model, tokenizer, quantize, room, batch_size: as for `export_litert`.
+        task: dict or None, as in `Facts`.
 
     Returns:
         what `join_parts` takes.
     """
-    check_choice("quantize", quantize, QUANTIZE)
-    check_positive("batch_size", batch_size)
-    if isinstance(model, Transformer):
-        check_translator(tokenizer, batch_size)
-    elif not isinstance(model, GPT):
+    if not isinstance(model, (GPT, Transformer)):
         raise TypeError(f"model must be a GPT or Transformer, got {type(model).__name__}.")
-    room = check_room(room, model)
+    kind = "GPT" if isinstance(model, GPT) else "Transformer"
+    longest = model.get_config()[LONGEST[kind]]
+    check_options(kind, longest, quantize, room, batch_size)
+    room = longest if room is None else int(room)
+    if kind == "Transformer" and not isinstance(tokenizer, BPETokenizer):
+        raise TypeError(
+            "tokenizer must be a BPETokenizer to export a Transformer, got "
+            f"{type(tokenizer).__name__}."
+        )
+    if task is not None and room <= task["max_new_tokens"]:
+        raise ValueError(
+            f"room must be more than the max_new_tokens={task['max_new_tokens']} of the answers of "
+            f"the fine-tuned model, got {room}."
+        )
     if tokenizer is not None:
         check_vocabulary(model, tokenizer)
-    load_interpreter()  # so that it is not missing after the long part
     model = in_float32(model)
     describe = describe_gpt if isinstance(model, GPT) else describe_translator
     programs, arrays, facts = describe(model, room, batch_size)
     save_programs(folder, model, programs)
-    facts |= {"room": room, "batch_size": batch_size, "quantize": quantize}
+    facts |= {"room": room, "batch_size": batch_size, "quantize": quantize, "task": task}
     return list(programs), arrays, facts, tokenizer
 
 
@@ -148,32 +159,28 @@ def tables_of(embedding, room):
     return arrays
 
 
-def check_translator(tokenizer, batch_size):
-    """Raise unless a translator can be exported so."""
-    if not isinstance(tokenizer, BPETokenizer):
-        raise TypeError(
-            "tokenizer must be a BPETokenizer to export a Transformer, got "
-            f"{type(tokenizer).__name__}."
-        )
-    if batch_size != 1:
+def check_options(kind, longest, quantize, room, batch_size):
+    """Raise if something is wrong that can be known before a model is loaded.
+
+    Args:
+        kind: "GPT" or "Transformer".
+        longest: int, its context_length or max_length.
+        quantize, room, batch_size: as for `export_litert`.
+
+    Raises:
+        ImportError: if ai-edge-litert is not installed.
+        ValueError: if an argument is outside its range.
+    """
+    check_choice("quantize", quantize, QUANTIZE)
+    check_positive("batch_size", batch_size)
+    if kind == "Transformer" and batch_size != 1:
         raise ValueError(f"batch_size must be 1 to export a Transformer, got {batch_size}.")
-
-
-def check_room(room, model):
-    """Return how many tokens the caches hold."""
-    if isinstance(model, GPT):
-        name, longest = "context_length", model.context_length
-    else:
-        name, longest = "max_length", model.stack_settings["max_length"]
-    if room is None:
-        return longest
-    check_positive("room", room)
-    if not 2 <= room <= longest:
+    if room is not None and not 2 <= check_positive("room", room) <= longest:
         raise ValueError(
-            f"room must be in [2, {name}={longest}], got {room}: it holds the prompt and all "
-            "new tokens."
+            f"room must be in [2, {LONGEST[kind]}={longest}], got {room}: it holds the prompt and "
+            "all new tokens."
         )
-    return int(room)
+    load_interpreter()
 
 
 def in_float32(model):
@@ -216,6 +223,8 @@ def convert(folder, names, quantize):
     import tensorflow as tf
 
     converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=names)
+    converter._trackable_obj = None  # a copy of all weights that nobody reads
+    gc.collect()
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     if quantize is not None:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]

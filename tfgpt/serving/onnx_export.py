@@ -31,8 +31,7 @@ def export_onnx(model, path):
         TypeError: if the model is no GPT or Transformer.
         ValueError: if the model is quantized.
     """
-    if importlib.util.find_spec("tf2onnx") is None:
-        raise ImportError('export_onnx needs tf2onnx: pip install "tfgpt[onnx]".')
+    check_converter()
     model = cast_model(model, "float32")
     for layer in model._flatten_layers():
         if isinstance(layer, FeedForward) and layer.activation is keras.activations.gelu:
@@ -40,6 +39,12 @@ def export_onnx(model, path):
     with replaced_file(Path(path)) as beside, quiet_start():
         model.export(str(beside), format="onnx", verbose=False)
     return Path(path)
+
+
+def check_converter():
+    """Raise unless tf2onnx is installed."""
+    if importlib.util.find_spec("tf2onnx") is None:
+        raise ImportError('export_onnx needs tf2onnx: pip install "tfgpt[onnx]".')
 
 
 def gelu_by_erf(x):

@@ -10,13 +10,17 @@ from tfgpt.gpt import GPT
 from tfgpt.machine.quiet import quiet_save
 from tfgpt.validation import check_positive
 
+PROMPT = "token_ids must have shape (B, T) with T from 1 to the context length"
+TOKENS, GOT = "max_new_tokens must be >= 1", "got"
+
 
 def export_saved_model(model, folder, batch_size=1):
     """Write a GPT as a SavedModel whose signature continues prompts with the likeliest tokens.
 
     The signature "serving_default" takes prompts of one length, token_ids int32 (B, T), and
     max_new_tokens, an int32 scalar N. It returns token_ids int32 (B, T + N), cut at the
-    context length. It needs TensorFlow, but neither Keras nor tfgpt.
+    context length; tf.errors.InvalidArgumentError says if T is 0 or above the context length,
+    or N below 1. It needs TensorFlow, but neither Keras nor tfgpt.
 
     Args:
         model: GPT.
@@ -46,6 +50,14 @@ def export_saved_model(model, folder, batch_size=1):
     )
     def serve(token_ids, max_new_tokens):
         written = tf.shape(token_ids)[1]
+        checks = [
+            tf.debugging.Assert(
+                (written >= 1) & (written <= length), [PROMPT, length, GOT, written]
+            ),
+            tf.debugging.Assert(max_new_tokens >= 1, [TOKENS, GOT, max_new_tokens]),
+        ]
+        with tf.control_dependencies(checks):  # before anything is made of them
+            written = tf.identity(written)
         end = tf.minimum(written + max_new_tokens, length)
         padded = tf.pad(token_ids, [[0, 0], [0, length - written]])  # (B, T) -> (B, C)
         state = {

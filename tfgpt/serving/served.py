@@ -1,9 +1,13 @@
 """A text model as the server sees it: prompts become ids, requests become texts in the making."""
 
 import itertools
+import math
 import time
+from dataclasses import replace
 
-from tfgpt.generation.pieces import without_first_space
+from tfgpt.generation.constraints import constraint_stop
+from tfgpt.generation.pieces import text_pieces, until_string, without_first_space
+from tfgpt.generation.settings import Wish
 from tfgpt.serving.asking import WireError
 
 DEFAULT_LENGTH = 16  # new tokens, as OpenAI's completions
@@ -18,7 +22,7 @@ class Row:
     Args:
         job: Job that it belongs to.
         index: int, its place in the answer.
-        place: int, tokens of its prompt: the rows that are shortest go on first.
+        place: int, the step in which its next token is written: the earliest rows go on first.
     """
 
     def __init__(self, job, index, place):
@@ -69,10 +73,10 @@ class Served:
     """A model with its tokenizer, behind one form.
 
     Args:
-        text_model: LanguageModel, or a fine-tuned model that writes; or another object with
-            a tokenizer and a method `stream`, whose texts are written one token in turn.
+        text_model: LanguageModel, or a fine-tuned model that writes; or a LiteModel, or another
+            object with its tokenizer, context_length, room, batch_size and `write_together`.
         name: str, what clients call it.
-        limits: Limits.
+        limits: Limits; texts of a file end where its room does, too.
         constraint: Constraint of all texts, or None.
 
     Raises:
@@ -85,7 +89,7 @@ class Served:
             raise ValueError(f"model must write text to be served, got the task {task!r}.")
         if text_model.tokenizer is None:
             raise ValueError("model must have a tokenizer to be served, got a file without one.")
-        self.text_model, self.name, self.limits = text_model, name, limits
+        self.text_model, self.name = text_model, name
         self.constraint = constraint
         self.tokenizer = text_model.tokenizer
         self.gpt = getattr(text_model, "model", None)
@@ -93,8 +97,17 @@ class Served:
         self.can_chat = self.task == "chat"
         owner = text_model if self.gpt is None else self.gpt
         self.longest = min(limits.prompt_tokens or owner.context_length, owner.context_length)
+        self.rows = limits.rows if self.gpt else min(limits.rows, text_model.batch_size)
+        self.room = None if self.gpt else text_model.room
+        if self.room is not None:  # one token at least is the prompt's, and one is new
+            self.longest = min(self.longest, self.room - 1)
+            limits = replace(limits, new_tokens=min(limits.new_tokens, self.room - 1))
+        self.limits = limits
         facts = getattr(text_model, "facts", {})
         self.default_length = min(facts.get("max_new_tokens", DEFAULT_LENGTH), limits.new_tokens)
+        stop_token = constraint_stop(None, constraint)
+        stop_token = getattr(self.tokenizer, "end_id", None) if stop_token is None else stop_token
+        self.rules = {"stop_token": stop_token, "constraint": constraint}
 
     def encode(self, prompt):
         """Turn a text or messages into ids: int array (T,); raise WireError if that fails.
@@ -115,31 +128,73 @@ class Served:
             raise WireError(f"{name} {rule}, got {len(token_ids)}.", 400, name, code)
         return token_ids
 
+    def length(self, max_new_tokens, longest):
+        """Return how many tokens each text of a request gets; raise WireError if they do not fit.
+
+        Args:
+            max_new_tokens: int, what was asked for; None: the default, or less if the room ends.
+            longest: int, tokens of the longest prompt.
+        """
+        left = self.limits.new_tokens if self.room is None else self.room - longest
+        if max_new_tokens is None:
+            return min(self.default_length, left)
+        if max_new_tokens > left:
+            raise WireError(
+                f"The tokens of the prompt and max_tokens must be at most {self.room} together, "
+                f"got {longest} + {max_new_tokens}.",
+                *(400, "max_tokens", "context_length_exceeded"),
+            )
+        return max_new_tokens
+
+    def span(self, lengths, max_new_tokens):
+        """Return the first and last step of a request: of a GPT, whose rows share places, those.
+
+        Args:
+            lengths: list of int, the tokens of the prompts.
+            max_new_tokens: int.
+        """
+        if self.gpt is not None:
+            return min(lengths), max(lengths) + max_new_tokens
+        return 0, math.ceil(len(lengths) / self.rows) * max_new_tokens
+
+    def check(self, job):
+        """Raise WireError unless a job can be written, so that it spoils no batch."""
+        try:
+            if self.gpt is None:
+                self.text_model.write_together([job.wish], **self.rules)
+            else:
+                from tfgpt.generation.request import make_request
+
+                make_request(self.gpt, job.wish.prompts, job.max_new_tokens, **self.rules)
+        except ValueError as error:  # the constraint allows no text that is so short, say
+            raise WireError(f"The request does not fit this model: {error}") from error
+
     def begin(self, jobs):
         """Begin the texts of some jobs side by side: list of Row, whose pieces may be drawn."""
-        rows = [
-            Row(job, index, len(token_ids))
-            for job in jobs
-            for index, token_ids in enumerate(job.rows_of_ids)
-        ]
-        if self.gpt is None:
-            self.begin_in_turns(rows)
-        else:
-            self.begin_together(jobs, rows)
+        rows = [Row(job, index, 0) for job in jobs for index in range(len(job.rows_of_ids))]
+        begin = self.begin_in_groups if self.gpt is None else self.begin_together
+        for row, token_ids in zip(rows, begin(jobs, rows), strict=True):
+            pieces = text_pieces(self.tokenizer, row.counted(token_ids))
+            pieces = until_string(pieces, self.stops(row.job))
+            row.pieces = pieces if self.task is None else without_first_space(pieces)
         return rows
 
     def begin_together(self, jobs, rows):
-        """Let a GPT write all rows in one batch."""
-        from tfgpt.generation.streaming import text_pieces, until_string
-        from tfgpt.generation.together import Wish, row_tokens
+        """Let a GPT write all rows in one batch: list of generators of int."""
+        from tfgpt.generation.together import row_tokens
 
-        wishes = [Wish(job.rows_of_ids, job.max_new_tokens, **job.settings) for job in jobs]
-        decoding = self.decode(wishes, len(rows))
+        decoding = self.decode([job.wish for job in jobs], len(rows))
         advance = Pace(decoding, any(job.ask.streams for job in jobs)).advance
-        for place, row in enumerate(rows):
-            token_ids = row.counted(row_tokens(decoding, place, advance))
-            pieces = until_string(text_pieces(self.tokenizer, token_ids), self.stops(row.job))
-            row.pieces = pieces if self.task is None else without_first_space(pieces)
+        for row in rows:
+            row.place = len(row.job.rows_of_ids[row.index])
+        return [row_tokens(decoding, place, advance) for place in range(len(rows))]
+
+    def begin_in_groups(self, jobs, rows):
+        """Let a file write as many rows at once as it has, then the next: as `begin_together`."""
+        longest = max(job.max_new_tokens for job in jobs)
+        for number, row in enumerate(rows):
+            row.place = number // self.rows * longest
+        return self.text_model.write_together([job.wish for job in jobs], **self.rules)
 
     def decode(self, wishes, num_rows):
         """Begin a batch of at least so many rows, of a size that has a program."""
@@ -149,41 +204,28 @@ class Served:
             self.gpt,
             wishes,
             num_rows=next(size for size in row_sizes(self.limits.rows) if size >= num_rows),
-            stop_token=getattr(self.tokenizer, "end_id", None),
             vocab_size=min(self.tokenizer.vocab_size, self.gpt.vocab_size),
-            constraint=self.constraint,
+            **self.rules,
         )
 
     def warm_up(self):
-        """Compile the programs of all sizes of a batch, so that no request waits for them."""
-        if self.gpt is None:
-            return
-        from tfgpt.generation.together import Wish
+        """Compile the programs of all sizes of a batch, so that no request waits for them.
 
-        token_id = 1 if getattr(self.gpt, "pad_id", None) == 0 else 0
-        for size in row_sizes(self.limits.rows):
-            decoding = self.decode([Wish([[token_id]], 1)], size)
-            decoding.advance(decoding.total)
-
-    def begin_in_turns(self, rows):
-        """Let any other model write each row alone; they take turns."""
-        for row in rows:
-            row.pieces = row.counted(self.write_alone(row.job, row.index))
-
-    def write_alone(self, job, index):
-        """Yield the pieces of one text."""
-        settings = dict(job.settings)
+        Raises:
+            TypeError, ValueError: if the constraint does not fit the model.
+        """
+        owner = self.text_model if self.gpt is None else self.gpt
+        token_id = 1 if getattr(owner, "pad_id", None) == 0 else 0
+        shortest = 1
         if self.constraint is not None:
-            settings["constraint"] = self.constraint
-        if settings["seed"] is not None:  # samples of one prompt differ
-            settings["seed"] += index % job.ask.num_samples
-        stops = job.ask.stop_strings
-        try:
-            yield from self.text_model.stream(
-                job.texts[index], job.max_new_tokens, stop_strings=stops, **settings
-            )
-        except ValueError as error:  # the text is too long for its file, say
-            raise WireError(str(error)) from error
+            shortest = max(1, int(self.constraint.distances[self.constraint.start([token_id])]))
+        wish = Wish([[token_id]], shortest)
+        if self.gpt is None:  # nothing to compile
+            self.text_model.write_together([wish], **self.rules)
+            return
+        for size in row_sizes(self.limits.rows):
+            decoding = self.decode([wish], size)
+            decoding.advance(decoding.total)
 
     def stops(self, job):
         """List the stop strings of a job, with those that the model was trained to avoid."""

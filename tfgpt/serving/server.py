@@ -31,6 +31,7 @@ HEADERS = {
     408: {"Connection": "close"},
     413: {"Connection": "close"},
     429: {"Retry-After": "1"},
+    503: {"Retry-After": "1", "Connection": "close"},
 }
 SENTENCES = {404: "There is nothing at {path}.", 405: "{path} does not take the method {method}."}
 
@@ -100,24 +101,29 @@ def make_server(app):
     """Make the uvicorn server of an app."""
     import uvicorn
 
+    from tfgpt.serving.protocol import protocol_class
+
+    limits = app.state.served.limits
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=protocol_class(limits.head_seconds),
         ws="none",
         lifespan="on",
         access_log=False,
         log_level="warning",
         server_header=False,
-        timeout_graceful_shutdown=app.state.served.limits.drain_seconds,
+        timeout_graceful_shutdown=limits.drain_seconds,
     )
-    return uvicorn.Server(config)
+    server = uvicorn.Server(config)
+    app.state.connections = server.server_state.connections
+    return server
 
 
 def make_app(text_model, name, limits=None, api_key=None, constraint=None, output_filter=None):
     """Make the ASGI app of a model; see `serve`.
 
     Returns:
-        Starlette, whose `state` has `served` and `batcher`.
+        Starlette, whose `state` has `served`, `batcher` and `connections`, the open ones.
     """
     try:
         import uvicorn  # noqa: F401
@@ -158,7 +164,8 @@ def make_app(text_model, name, limits=None, api_key=None, constraint=None, outpu
     app.router.redirect_slashes = False
     app.state.served, app.state.batcher = served, batcher
     app.state.output_filter = output_filter
-    app.state.api_key = None if api_key is None else api_key.encode()
+    app.state.connections = set()
+    app.state.api_key = None if api_key is None else api_key.strip().encode()
     return app
 
 
@@ -169,24 +176,24 @@ def respond(content, status=200, headers=None):
     return Response(to_bytes(content), status, headers, "application/json")
 
 
-def refuse(request, error):
+async def refuse(request, error):
     """Answer what was refused; who waits in vain may come again in a second."""
     return respond(error.body(), error.status, HEADERS.get(error.status))
 
 
-def refuse_path(request, error):
+async def refuse_path(request, error):
     """Answer a path or a method that does not exist."""
     words = SENTENCES.get(error.status_code, "{path} was refused.")
     message = words.format(path=ascii(request.url.path[:100]), method=request.method[:20])
     return respond(WireError(message, error.status_code).body(), error.status_code, error.headers)
 
 
-def forget(request, error):
+async def forget(request, error):
     """Answer a client that went away before its request was whole: it will not hear it."""
     return respond({}, 400)
 
 
-def report_failure(request, error):
+async def report_failure(request, error):
     """Answer after an error of ours, which the log shows."""
     return respond(WireError("The server failed; its log says how.", 500).body(), 500)
 
@@ -203,7 +210,8 @@ async def show_page(request):
 async def show_health(request):
     """Say that the server lives, and what the page must know."""
     served = request.app.state.served
-    facts = {"model": served.name, "chat": served.can_chat, "max_tokens": served.limits.new_tokens}
+    facts = {"model": served.name, "chat": served.can_chat, "room": served.room}
+    facts |= {"max_tokens": served.limits.new_tokens}
     return respond({"status": "ok", **facts, "needs_key": request.app.state.api_key is not None})
 
 
@@ -229,6 +237,7 @@ async def answer(request, is_chat):
     """Read a request, queue it, and answer it whole or as a stream."""
     from starlette.responses import StreamingResponse
 
+    check_connections(request)
     check_key(request)
     served, batcher = request.app.state.served, request.app.state.batcher
     content = read_json(await read_body(request, served.limits))
@@ -253,7 +262,7 @@ async def answer(request, is_chat):
 async def whole_answer(job, pieces, form, watcher):
     """Wait for all texts of a job and answer them."""
     try:
-        texts, reasons = [""] * len(job.texts), [None] * len(job.texts)
+        texts, reasons = [""] * len(job.rows_of_ids), [None] * len(job.rows_of_ids)
         async for row, piece, reason in pieces:
             texts[row] += piece
             reasons[row] = reason
@@ -267,7 +276,7 @@ async def stream_events(job, pieces, form, watcher):
     """Yield the events of a stream; an error after its beginning is an event too."""
     try:
         if form.is_chat:
-            for row in range(len(job.texts)):
+            for row in range(len(job.rows_of_ids)):
                 yield event(form.chunk(row, is_first=True))
         async for row, piece, reason in pieces:
             yield event(form.chunk(row, piece, reason))
@@ -288,13 +297,22 @@ async def watch(request, job):
     job.leave()
 
 
+def check_connections(request):
+    """Raise if more connections are open than the server takes."""
+    state = request.app.state
+    if len(state.connections) > state.served.limits.connections:
+        message = f"{len(state.connections)} connections are open: try again later."
+        raise WireError(message, 503, code="too_many_connections")
+
+
 def check_key(request):
     """Raise unless the request has the server's key; every wrong one takes equally long."""
     key = request.app.state.api_key
     if key is None:
         return
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    is_right = hmac.compare_digest(given.strip().encode("latin-1", "replace"), key)
+    # Blanks of HTTP only: the last byte of "à" in UTF-8 would be one of Python's.
+    is_right = hmac.compare_digest(given.strip(" \t").encode("latin-1", "replace"), key)
     if scheme.lower() != "bearer" or not is_right:
         raise WireError("The API key is missing or wrong.", 401, code="invalid_api_key")
 

@@ -12,7 +12,8 @@ def chat(model, temperature=0.0, seed=None, read=input):
     """Answer what is typed, piece by piece, until the input ends.
 
     Args:
-        model: Writer. One that was not fine-tuned on dialogues answers each line alone.
+        model: Writer, or LiteModel of the file of one. One that was not fine-tuned on dialogues
+            answers each line alone.
         temperature: float >= 0; 0: always the likeliest token.
         seed: int, for a temperature above 0; None: another one each time.
         read: function from a prompt to a line, such as `input`.
@@ -20,7 +21,8 @@ def chat(model, temperature=0.0, seed=None, read=input):
     Raises:
         ValueError: if the model does not write.
     """
-    if not isinstance(model, Writer):
+    answer_to = model.stream if isinstance(model, Writer) else getattr(model, "answer", None)
+    if answer_to is None or model.task is None:
         raise ValueError(f"model must write answers to chat, got the task {model.task!r}.")
     print(HELP, file=sys.stderr)
     messages = []
@@ -42,7 +44,7 @@ def chat(model, temperature=0.0, seed=None, read=input):
         elif line:
             messages.append({"role": "user", "content": line})
             prompt = messages if model.task == "chat" else line
-            answer = say(model.stream(prompt, temperature=temperature, seed=seed))
+            answer = say(answer_to(prompt, temperature=temperature, seed=seed))
             messages.append({"role": "assistant", "content": answer})
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfgpt.data.chat import encode_parts
+from tfgpt.data.chat import encode_parts, start_ids
 from tfgpt.data.labelled import OUTSIDE
 
 IGNORED = -100  # a target that does not count
@@ -30,12 +30,6 @@ class Row:
 
     token_ids: np.ndarray
     target: object
-
-
-def start_ids(tokenizer):
-    """Return what stands before each text: the end token, if the tokenizer has one."""
-    end_id = getattr(tokenizer, "end_id", None)
-    return [] if end_id is None else [end_id]
 
 
 def padding_id(tokenizer):

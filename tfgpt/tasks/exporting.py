@@ -3,10 +3,11 @@
 import tempfile
 from pathlib import Path
 
-from tfgpt.bundle import DTYPES, TOKENIZER, checked_path, load_bundle, save_bundle
-from tfgpt.serving.litert_export import join_parts, save_parts
-from tfgpt.serving.onnx_export import export_onnx
+from tfgpt.bundle import DTYPES, TOKENIZER, checked_path, load_bundle, read_config, save_bundle
+from tfgpt.serving.litert_export import LONGEST, check_options, join_parts, save_parts
+from tfgpt.serving.onnx_export import check_converter, export_onnx
 from tfgpt.serving.saved_model import export_saved_model
+from tfgpt.tasks.finetuned import KINDS, TASK, Writer, read_task
 from tfgpt.validation import check_choice
 
 # Which options a format knows.
@@ -42,8 +43,10 @@ def export_run(
         Path, what was written.
 
     Raises:
+        FileNotFoundError: if the folder lacks a file.
+        ImportError: if what writes the format is not installed.
         ValueError: if an argument is outside its range or not known to the format, or `out`
-            exists.
+            exists. All of this is told before the model is loaded.
     """
     check_choice("format", format, tuple(OPTIONS))
     check_choice("dtype", dtype, DTYPES)
@@ -58,6 +61,7 @@ def export_run(
         raise ValueError(f"out must end in .keras, got {str(out)!r}.")
     checked_path(Path(folder), TOKENIZER)
     options = {name: options[name] for name in OPTIONS[format]}
+    check_before_loading(folder, format, options)
     if format == "litert":
         write_litert(folder, out, options)
     else:
@@ -67,11 +71,30 @@ def export_run(
     return out
 
 
+def check_before_loading(folder, format, options):
+    """Raise for what the configuration of a model and the installed libraries say already."""
+    content = read_config(folder)
+    kind, config = content["class_name"], content["config"]
+    if format == "onnx":
+        check_converter()
+    if format == "litert" and isinstance(config.get(LONGEST.get(kind)), int):
+        check_options(kind, config[LONGEST[kind]], **options)
+
+
 def write_litert(folder, out, options):
     """Write a file for LiteRT; the model has left the memory when the conversion begins."""
     with tempfile.TemporaryDirectory() as programs:
-        parts = save_parts(programs, *load_bundle(folder), **options)
+        parts = save_parts(programs, *load_bundle(folder), **options, task=answering_task(folder))
         join_parts(programs, parts, out)
+
+
+def answering_task(folder):
+    """Return what a file must know of a fine-tuned model that answers; None of another."""
+    if not (Path(folder) / TASK).is_file():
+        return None
+    facts = read_task(folder)
+    is_writer = KINDS[facts["task"]] is Writer
+    return {name: facts[name] for name in ("task", "max_new_tokens")} if is_writer else None
 
 
 def write(model, tokenizer, out, format, options):

@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from tfgpt.bundle import load_bundle, read_config, replaced_file, save_bundle
-from tfgpt.data.chat import NEXT_USER, dialogue_parts, encode_parts, prompt_parts
+from tfgpt.data.chat import NEXT_USER, asked_ids
 from tfgpt.data.texts import DATA_FOLDER
 from tfgpt.generation import generate, stream
 from tfgpt.generation.pieces import without_first_space
@@ -27,7 +27,6 @@ from tfgpt.tasks.examples import (
     padding_id,
     predict_rows,
     rows_per_batch,
-    start_ids,
 )
 from tfgpt.tasks.heads import TextClassifier, TokenTagger
 from tfgpt.tuning import load_adapters, save_adapters
@@ -203,24 +202,10 @@ class Writer(FineTuned):
         """
         if isinstance(text, str):
             check_texts([text])
-        if self.task == "lm":  # characters, too, which have no end token
-            token_ids = self.tokenizer.encode(text)
-        else:
-            token_ids, _ = encode_parts(self.tokenizer, self.parts(text))
-        token_ids = [*start_ids(self.tokenizer), *token_ids]
+        token_ids = asked_ids(self.tokenizer, self.task, text)
         room = self.gpt.context_length - self.facts["max_new_tokens"]
         self.cut += len(token_ids) > room
         return np.array(token_ids[-room:], "int32")
-
-    def parts(self, text):
-        """Return the parts of a prompt, up to where the answer begins."""
-        if self.task != "chat":
-            return prompt_parts(self.task, text)
-        messages = [{"role": "user", "content": text}] if isinstance(text, str) else list(text)
-        if messages[-1]["role"] == "assistant":
-            raise ValueError("messages must end with the user's turn, got the assistant's.")
-        parts = dialogue_parts([*messages, {"role": "assistant", "content": ""}])
-        return parts[:-1]  # without the empty answer
 
 
 KINDS = {
