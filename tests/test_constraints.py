@@ -283,6 +283,7 @@ class Echo:
         return [iter(()) for _ in wishes]
 
 
+@pytest.mark.slow
 def test_a_server_gives_its_constraint_to_every_model_that_writes():
     echo = Echo()
     banned = BannedPhrases("ab", echo.tokenizer)

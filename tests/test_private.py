@@ -40,6 +40,7 @@ def gradient_of(batch):
     return np.concatenate([np.ravel(tf.convert_to_tensor(gradient)) for gradient in gradients])
 
 
+@pytest.mark.slow
 def test_each_gradient_is_clipped_before_the_sum(rng):
     """Compared with one gradient at a time; a row of padding changes nothing."""
     batch = rows_of(rng, 3)
