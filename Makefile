@@ -26,7 +26,7 @@ test-slow: $(addprefix $(VENV)/installed-,browser parity jax litert onnx privacy
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow --durations=25 tests/test_[q-z]*.py
 
 test-jax: $(VENV)/installed-jax
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist worksteal $(addprefix tests/test_,$(addsuffix .py, \
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist worksteal -m "not one_backend" $(addprefix tests/test_,$(addsuffix .py, \
 		masks positional attention layers transformer gpt losses doors generation samplers search tuning vision interpret preferences))
 
 lint: $(INSTALLED)

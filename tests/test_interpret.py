@@ -206,6 +206,7 @@ def test_a_patch_of_another_shape_or_name_is_refused():
         patched(known_gpt(), IDS, {"logit": np.zeros((2, 5))})
 
 
+@pytest.mark.one_backend
 def test_a_patching_map_shows_where_two_texts_differ():
     gpt, measure = known_gpt(), logit_difference(1, 2)
     clean, corrupted = [[1, 2, 3, 4]], [[1, 5, 3, 4]]
@@ -256,6 +257,7 @@ def test_only_real_positions_count_in_a_divergence():
     np.testing.assert_allclose(lens_divergences(lens, real), by_hand, atol=1e-5)
 
 
+@pytest.mark.one_backend
 @pytest.mark.slow
 def test_a_tuned_lens_comes_closer_to_the_model_and_leaves_it_as_it_is(rng):
     gpt = known_gpt()
@@ -434,6 +436,7 @@ def test_a_probe_takes_batches_and_refuses_what_does_not_fit(rng):
 # Features
 
 
+@pytest.mark.one_backend
 @pytest.mark.slow
 def test_an_autoencoder_finds_the_true_features_of_a_superposition(rng):
     truth = rng.normal(size=(16, 8))  # sixteen features in eight numbers

@@ -284,6 +284,7 @@ def test_wrong_settings_are_named(make, message):
         make()
 
 
+@pytest.mark.one_backend
 @pytest.mark.slow
 def test_lora_on_an_int8_base_learns_and_the_base_stays_integers(rng):
     base = make_gpt()
@@ -320,6 +321,7 @@ def test_adalora_keeps_its_budget_and_spends_it_where_it_matters(rng):
     assert used() == 4 * 2
 
 
+@pytest.mark.one_backend
 def test_adalora_counts_its_distance_from_orthogonality_in_training_only(rng):
     adapters = adapt(make_gpt(), AdaLoRA(rank=2, target_rank=2, orthogonality=1.0))
     inputs, _ = batch(rng, rows=1)
@@ -331,6 +333,7 @@ def test_adalora_counts_its_distance_from_orthogonality_in_training_only(rng):
     assert float(sum(adapters.model.losses)) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.one_backend
 @pytest.mark.slow
 def test_rates_fall_with_the_depth_and_frozen_depths_stay(rng):
     model = make_gpt()
@@ -395,6 +398,7 @@ def test_adapters_train_in_the_own_loop_and_go_on_bit_for_bit(kind, tmp_path, rn
         np.testing.assert_array_equal(expected, found)
 
 
+@pytest.mark.one_backend
 @pytest.mark.slow
 def test_in_fit_every_depth_learns_and_gradual_unfreezing_begins_at_the_head(rng):
     ids = rng.integers(1, 17, (4, 9))

@@ -88,6 +88,7 @@ def test_the_encoder_equals_a_vit_of_hugging_face_with_its_weights():
     assert_close(found, REFERENCE["vit/hidden"], 1e-5)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
 def test_the_encoder_keeps_its_config_and_half_precision(positions, rng):
     options = {"positions": positions, "class_token": positions == "learned"}
