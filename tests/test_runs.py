@@ -16,6 +16,7 @@ import pytest
 
 from tfgpt import GPT, CharTokenizer, LanguageModel, signals
 from tfgpt.data.batches import random_batches
+from tfgpt.data.passes import Batches
 from tfgpt.history import HISTORY_COLUMNS, read_history
 from tfgpt.schedules import WarmupLinearDecay
 from tfgpt.training import train
@@ -168,6 +169,25 @@ def test_ctrl_c_keeps_the_work_and_resume_finishes_it_bit_for_bit(tmp_path, caps
 def test_ctrl_c_without_a_folder_returns_the_rows():
     history, _ = run_and_interrupt(None, at_step=7, model=make_table())
     assert [row["step"] for row in history] == [5]
+
+
+def test_ctrl_c_between_a_batch_and_its_step_loses_no_batch(tmp_path, monkeypatch, capsys):
+    take, taken = Batches.take, []
+
+    def take_and_interrupt(batches):
+        batch = take(batches)
+        taken.append(batch)
+        if len(taken) == 7:
+            signal.raise_signal(signal.SIGINT)
+        return batch
+
+    monkeypatch.setattr(Batches, "take", take_and_interrupt)
+    run(20, tmp_path, make_table())
+    assert "Stopped at step 7 of 20" in capsys.readouterr().out
+    monkeypatch.setattr(Batches, "take", take)
+    _, result = run(20, tmp_path, make_table(), resume=True)
+    _, expected = run(20, model=make_table())
+    assert_equal_bits(result, expected)
 
 
 def test_ctrl_c_during_a_step_waits_until_the_step_is_counted():

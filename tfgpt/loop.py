@@ -71,12 +71,17 @@ class Loop:
 
     def learn(self):
         """Do one step."""
-        batch, stopped = self.run.batches.take(), True
+        batches, stopped = self.run.batches, True
+        # The saved state of a tf.data iterator counts what was taken: it must be learned too.
+        whole = delayed_interrupt() if batches.is_tf_data else contextlib.nullcontext()
+        with whole:
+            batch = batches.take()
+            if batch is not None:
+                with delayed_interrupt():
+                    result = self.step(batch)
+                    self.log.add(result)
+                    self.run.step += 1
         if batch is not None:
-            with delayed_interrupt():
-                result = self.step(batch)
-                self.log.add(result)
-                self.run.step += 1
             stopped = self.on_step is not None and self.on_step(self.run.step, result)
             stopped = self.listeners.step_ended(self.run.step, result) or stopped
         elif self.run.step == 0:
