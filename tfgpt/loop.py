@@ -73,20 +73,23 @@ class Loop:
         """Do one step."""
         batches, stopped = self.run.batches, True
         # The saved state of a tf.data iterator counts what was taken: it must be learned too.
-        whole = delayed_interrupt() if batches.is_tf_data else contextlib.nullcontext()
-        with whole:
+        with delayed_interrupt() if batches.is_tf_data else contextlib.nullcontext():
             batch = batches.take()
-            if batch is not None:
-                with delayed_interrupt():
-                    result = self.step(batch)
-                    self.log.add(result)
-                    self.run.step += 1
+            result = None if batch is None else self.learn_from(batch)
         if batch is not None:
             stopped = self.on_step is not None and self.on_step(self.run.step, result)
             stopped = self.listeners.step_ended(self.run.step, result) or stopped
         elif self.run.step == 0:
             raise ValueError("dataset must yield at least one batch.")
         self.ended = bool(stopped) or self.run.step >= self.pace.steps
+
+    def learn_from(self, batch):
+        """Do the step of a batch, which counts whole or not at all."""
+        with delayed_interrupt():
+            result = self.step(batch)
+            self.log.add(result)
+            self.run.step += 1
+        return result
 
     def validates(self):
         """Say whether a validation is due."""
