@@ -546,16 +546,6 @@ WRONG = [
         "two features",
     ),
     ("attention head", changed(Head, masked=False), "no look into the future"),
-    (
-        "attention head",
-        changed(Head, attend=staticmethod(first_mask_for_all)),
-        "sequences of two lengths",
-    ),
-    (
-        "attention head",
-        changed(Head, attend=staticmethod(zeros_under_a_mask)),
-        "sequences of two lengths",
-    ),
     ("attention head", changed(Head, source_of_keys="query"), "4 queries, 5 keys"),
     ("attention head", changed(Head, scaled=False), "self-attention"),
     (
@@ -569,15 +559,10 @@ WRONG = [
         "self-attention: there are 2",
     ),
     ("multi-head attention", changed(ManyHeads, masked=False), "no look into the future"),
-    (
-        "multi-head attention",
-        changed(ManyHeads, attend=staticmethod(first_mask_for_all)),
-        "sequences of two lengths",
-    ),
-    (
-        "multi-head attention",
-        changed(ManyHeads, attend=staticmethod(zeros_under_a_mask)),
-        "sequences of two lengths",
+    *(
+        (name, changed(layer, attend=staticmethod(attend)), "sequences of two lengths")
+        for name, layer in (("attention head", Head), ("multi-head attention", ManyHeads))
+        for attend in (first_mask_for_all, zeros_under_a_mask)
     ),
     ("multi-head attention", changed(ManyHeads, scaled=False), "self-attention"),
     ("multi-head attention", changed(ManyHeads, values_of="key"), "other values"),
