@@ -16,6 +16,7 @@ from tfgpt import GPT, LanguageModel, Transformer, cli, export_litert, generate
 from tfgpt.bundle import load_bundle
 from tfgpt.data import DATA_FOLDER
 from tfgpt.serving.lite_model import LiteModel
+from tfgpt.serving.litert_export import ROWS, is_rounded
 from tfgpt.serving.onnx_export import export_onnx
 from tfgpt.serving.saved_model import export_saved_model
 from tfgpt.tasks.exporting import export_run
@@ -296,3 +297,15 @@ def test_what_can_be_told_before_a_model_is_loaded_is_told_then(tmp_path, monkey
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="export_onnx needs tf2onnx"):
         export_run(tmp_path, tmp_path / "a.onnx", "onnx")
+
+
+@pytest.mark.parametrize("row", [0, ROWS - 1, ROWS])
+def test_a_table_is_found_by_all_of_its_rows(rng, row):
+    table = rng.normal(size=(ROWS + 1, 3)).astype("float32")
+    scales = np.abs(table).max(axis=1, keepdims=True) / 127
+    weights = np.round(table / scales).astype("int8")
+    assert is_rounded(weights, scales, table) and is_rounded(table.astype("float16"), None, table)
+    other = table.copy()
+    other[row, 0] += 2 * scales[row, 0]
+    assert not is_rounded(weights, scales, other)
+    assert not is_rounded(table.astype("float16"), None, other)
